@@ -1,0 +1,623 @@
+package ice
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	pion "github.com/pion/ice/v2"
+	"github.com/pion/stun"
+	stunlib "github.com/pion/stun/v3"
+	"go.uber.org/goleak"
+
+	"firezone-gateway/internal/drop"
+)
+
+func TestConnectsToAControllingAgent(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	w := newWorld(t, 1)
+	a := w.agent(w.legs[0])
+	p := w.peer()
+	a.AddRemote(p.candidate(Host))
+	p.add(w.legs[0], 1)
+	p.dial()
+	w.states.wait(t, StateConnected)
+	w.selected.wait(t, pair{w.legs[0], p.addr})
+	w.noDrops()
+	w.close(a, p)
+}
+
+func TestALateCandidateOfTheClientIsPunched(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	w := newWorld(t, 1)
+	a := w.agent(w.legs[0])
+	p := w.peer()
+	a.AddRemote(p.candidate(Host))
+	p.add(w.legs[0], 1)
+	p.dial()
+	w.selected.wait(t, pair{w.legs[0], p.addr})
+
+	late := w.socket()
+	defer late.Close()
+	a.AddRemote(Candidate{Type: ServerReflexive, Addr: addrOf(late), Priority: 7})
+	buf := make([]byte, 1500)
+	_ = late.SetReadDeadline(time.Now().Add(5 * time.Second))
+	for range 2 { // the first check, and its repetition
+		n, from, err := late.ReadFrom(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := &stun.Message{Raw: bytes.Clone(buf[:n])}
+		if err := m.Decode(); err != nil {
+			t.Fatal(err)
+		}
+		name, _ := m.Get(stun.AttrUsername)
+		prio, _ := m.Get(stun.AttrPriority)
+		if m.Type != stun.BindingRequest || string(name) != clientUfrag+":"+gatewayUfrag || !m.Contains(stun.AttrICEControlled) ||
+			m.Contains(stun.AttrUseCandidate) || !bytes.Equal(prio, []byte{0x6e, 0xbf, 0xfe, 0xff}) || from.String() != w.legs[0].String() {
+			t.Fatalf("from %v: %s", from, m)
+		}
+		if err := stun.NewShortTermIntegrity(clientPwd).Check(m); err != nil {
+			t.Fatal(err)
+		}
+		if err := stun.Fingerprint.Check(m); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := late.WriteTo(response(buf[:n], clientPwd), from); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.noDrops()
+	w.close(a, p)
+}
+
+func TestT17PunchingFollowsTheSchedule(t *testing.T) {
+	out := &recorder{}
+	m, _ := newTestMux(t, out)
+	v, _ := newTestView(m, func() {})
+	defer v.Close()
+	a := &agent{
+		cfg:  Config{Mux: m, LocalUfrag: gatewayUfrag, RemoteUfrag: clientUfrag, RemotePwd: clientPwd},
+		view: v, locals: []netip.AddrPort{local, ap("[2001:db8::1]:1")}, remotes: remotes{{Addr: remote}, {Addr: ap("203.0.113.6:6")}},
+	}
+	start := time.Now()
+	a.schedulePunch(remote, start)
+	a.schedulePunch(ap("203.0.113.6:6"), start)
+	a.selected.Store(&pair{local, ap("203.0.113.6:6")}) // the library checks this one
+	var at []time.Duration
+	for now := start; len(at) < 20; {
+		at = append(at, now.Sub(start))
+		wait := a.punch(now)
+		if wait == idleTimer {
+			break
+		}
+		now = now.Add(wait)
+	}
+	ms := time.Millisecond
+	want := []time.Duration{0, 250 * ms, 750 * ms, 1750 * ms, 3250 * ms, 4750 * ms, 6250 * ms, 7750 * ms, 9250 * ms, 10750 * ms, 12250 * ms, 13750 * ms}
+	if !slices.Equal(at, want) {
+		t.Fatalf("checks at %v", at)
+	}
+	eventually(t, "all checks are sent", func() bool { return out.count() == len(want) })
+	a.schedulePunch(remote, start)
+	a.remotes = nil
+	if wait := a.punch(start); wait != idleTimer || len(a.punches) > 0 {
+		t.Fatal("a removed candidate is punched")
+	}
+}
+
+func TestRequestsAreAnsweredOnEveryAddressAndAfterChanges(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	w := newWorld(t, 3)
+	a := w.agent(w.legs[0], w.legs[1])
+	c := w.checker()
+	defer c.Close()
+	c.answered(w.legs[0])
+	c.answered(w.legs[1]) // T-15, T-16: both, from an unknown address
+
+	a.SetLocals([]netip.AddrPort{w.legs[1], w.legs[2]})
+	c.answered(w.legs[2])
+	c.answered(w.legs[1])
+	w.ignored.Store(0)
+	c.check(w.legs[0])
+	eventually(t, "the removed address is deaf", func() bool { return w.ignored.Load() > 0 })
+
+	relay := Candidate{Type: Relay, Addr: c.addr, Priority: 5}
+	a.AddRemote(relay)
+	c.answered(w.legs[1])
+	a.RemoveRemote(relay)
+	w.ignored.Store(0)
+	c.check(w.legs[1])
+	eventually(t, "a removed candidate's address is ignored", func() bool { return w.ignored.Load() > 0 })
+	a.AddRemote(relay)
+	c.answered(w.legs[1])
+	w.close(a)
+}
+
+func TestARestartIsNotNoticedByTheClient(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	w := newWorld(t, 2)
+	a := w.agent(w.legs[0])
+	p := w.peer()
+	a.AddRemote(p.candidate(Host))
+	p.add(w.legs[0], 1)
+	p.dial()
+	w.selected.wait(t, pair{w.legs[0], p.addr})
+	w.selected.reset()
+	a.SetLocals(w.legs)
+	w.selected.wait(t, pair{w.legs[0], p.addr}) // without another USE-CANDIDATE
+	w.states.wait(t, StateConnected)
+	if got := p.state.Load(); got != int32(pion.ConnectionStateConnected) {
+		t.Fatalf("the client is %s", pion.ConnectionState(got))
+	}
+	w.close(a, p)
+}
+
+func TestManyChangesAtOnceAreMerged(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	w := newWorld(t, 2)
+	a := w.agent(w.legs[0])
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for j := range 50 {
+				c := Candidate{Type: Host, Addr: netip.AddrPortFrom(netip.MustParseAddr("127.9.9.9"), uint16(1+i*50+j))}
+				a.AddRemote(c)
+				a.SetLocals(w.legs[:1+j%2])
+				a.RemoveRemote(c)
+			}
+		})
+	}
+	wg.Wait()
+	a.SetLocals(w.legs)
+	c := w.checker()
+	defer c.Close()
+	c.answered(w.legs[0])
+	c.answered(w.legs[1])
+	w.close(a)
+}
+
+func TestTooManyAddressesOfOneClientAreForgotten(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	w := newWorld(t, 1)
+	a := w.agent(w.legs[0]).(*agent)
+	c := w.checker()
+	defer c.Close()
+	c.answered(w.legs[0])
+	b := request(gatewayUfrag+":"+clientUfrag, gatewayPwd)
+	for i := range maxRemotes {
+		w.mux.Deliver(b, w.legs[0], netip.AddrPortFrom(netip.MustParseAddr("127.9.9.9"), uint16(1024+i)))
+	}
+	if !a.crowded.Load() {
+		t.Fatal("nobody noticed")
+	}
+	if got := w.mux.Deliver(b, w.legs[0], ap("127.9.9.9:9")); got != drop.STUNOverflow {
+		t.Fatal(got)
+	}
+	a.mu.Lock()
+	a.pause = 0
+	a.mu.Unlock()
+	a.poke()
+	eventually(t, "the addresses are forgotten", func() bool {
+		return !a.crowded.Load() && w.mux.Deliver(b, w.legs[0], ap("127.9.9.9:9")) == drop.None
+	})
+	c.answered(w.legs[0])
+	w.close(a)
+}
+
+func TestCloseIsSafeEverywhere(t *testing.T) {
+	t.Run("twice, and with every method after it", func(t *testing.T) {
+		defer goleak.VerifyNone(t)
+		w := newWorld(t, 1)
+		a := w.agent(w.legs[0])
+		w.close(a, nil)
+		a.Close()
+		a.AddRemote(Candidate{Type: Host, Addr: remote})
+		a.RemoveRemote(Candidate{Type: Host, Addr: remote})
+		a.SetLocals(nil)
+	})
+	t.Run("from a callback", func(t *testing.T) {
+		defer goleak.VerifyNone(t)
+		w := newWorld(t, 1)
+		var a Agent
+		ready := make(chan struct{})
+		var after atomic.Int32
+		a, err := New(w.config(w.legs[:1], func(s State) {
+			<-ready
+			if after.Add(1) == 1 {
+				a.Close()
+				<-a.Done()
+			}
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		close(ready)
+		<-a.Done()
+		w.close(a)
+		if n := after.Load(); n != 1 {
+			t.Fatalf("%d callbacks", n)
+		}
+	})
+	t.Run("right after New, with a successor of the same credentials", func(t *testing.T) {
+		defer goleak.VerifyNone(t)
+		w := newWorld(t, 1)
+		var old []Agent
+		for range 20 {
+			a := w.agent(w.legs[0])
+			a.Close()
+			old = append(old, a)
+		}
+		a := w.agent(w.legs[0])
+		c := w.checker()
+		defer c.Close()
+		c.answered(w.legs[0])
+		for _, o := range old {
+			<-o.Done()
+		}
+		c.answered(w.legs[0])
+		w.close(a)
+	})
+}
+
+func TestDownwardSelectionNeedsSilence(t *testing.T) {
+	a := &agent{}
+	local, up, down := libraryHost(t, "127.0.0.1", 1), libraryHost(t, "127.0.0.2", 2), libraryHost(t, "127.0.0.3", 3)
+	use := &stun.Message{}
+	use.Add(stun.AttrUseCandidate, nil)
+	plain := &stun.Message{}
+	if a.onRequest(use, local, down, nil) {
+		t.Fatal("the library selects the first pair itself")
+	}
+	selected, _ := pairOf(local, up)
+	a.selected.Store(&selected)
+	if a.onRequest(use, local, up, nil) || a.onRequest(use, local, down, nil) {
+		t.Fatal("switched although the selected pair is alive")
+	}
+	a.lastSeen = time.Now().Add(-silentSelection)
+	if a.onRequest(plain, local, down, nil) {
+		t.Fatal("switched without USE-CANDIDATE")
+	}
+	if !a.onRequest(use, local, down, nil) {
+		t.Fatal("a dead pair stays selected")
+	}
+}
+
+func TestPanicsOfTheLibraryAreCounted(t *testing.T) {
+	m, drops := newTestMux(t, &recorder{})
+	a := &agent{cfg: Config{Mux: m}}
+	if err := a.guard(func() error { panic("boom") }); err == nil || drops.Load(drop.ThirdPartyPanic) != 1 {
+		t.Fatal(err, drops.Load(drop.ThirdPartyPanic))
+	}
+}
+
+func TestNewRefusesUnusableCredentials(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	m := NewMux(&recorder{}, new(drop.Counters))
+	defer m.Close()
+	for name, cfg := range map[string]Config{
+		"none":           {Mux: m},
+		"short password": {Mux: m, LocalUfrag: "gate", LocalPwd: "short", RemoteUfrag: "clnt", RemotePwd: clientPwd},
+	} {
+		if a, err := New(cfg); err == nil {
+			a.Close()
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	if len(m.views) != 0 {
+		t.Fatal("a failed agent stays registered")
+	}
+}
+
+func TestNoPasswordIsLogged(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	w := newWorld(t, 1)
+	a := w.agent(w.legs[0])
+	p := w.peer()
+	a.AddRemote(p.candidate(Host))
+	p.add(w.legs[0], 1)
+	p.dial()
+	w.states.wait(t, StateConnected)
+	w.close(a, p)
+	cfg := w.config(nil, nil)
+	text := w.log.String() + fmt.Sprint(cfg) + fmt.Sprintf("%+v", cfg)
+	if !strings.Contains(text, "Setting new connection state") {
+		t.Fatal("the library's log is not where it should be")
+	}
+	for _, secret := range []string{gatewayPwd, clientPwd} {
+		if strings.Contains(text, secret) {
+			t.Fatal("a password is in the log")
+		}
+	}
+}
+
+// world is the gateway's side: legs are its sockets on loopback, of which some
+// play relayed addresses, and the mux is fed from all of them.
+type world struct {
+	*testing.T
+	mux      *Mux
+	drops    *drop.Counters
+	legs     []netip.AddrPort
+	socks    map[netip.AddrPort]net.PacketConn
+	readers  sync.WaitGroup
+	ignored  atomic.Int32
+	reasons  drop.Counters
+	states   history[State]
+	selected history[pair]
+	log      lockedBuffer
+}
+
+func newWorld(t *testing.T, legs int) *world {
+	w := &world{T: t, drops: new(drop.Counters), socks: make(map[netip.AddrPort]net.PacketConn)}
+	for range legs {
+		s := w.socket()
+		w.legs = append(w.legs, addrOf(s))
+		w.socks[addrOf(s)] = s
+	}
+	w.mux = NewMux(w, w.drops)
+	for addr, s := range w.socks {
+		w.readers.Go(func() {
+			buf := make([]byte, 1500)
+			for {
+				n, from, err := s.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				src, _ := addrPort(from)
+				reason := w.mux.Deliver(buf[:n], addr, src)
+				w.reasons.Add(reason, 1)
+				if reason == drop.STUNUnknown {
+					w.ignored.Add(1)
+				}
+			}
+		})
+	}
+	return w
+}
+
+func (w *world) SendSTUN(b []byte, local, remote netip.AddrPort) error {
+	_, err := w.socks[local].WriteTo(b, net.UDPAddrFromAddrPort(remote))
+	return err
+}
+
+func (w *world) config(locals []netip.AddrPort, onState func(State)) Config {
+	if onState == nil {
+		onState = w.states.add
+	}
+	return Config{
+		LocalUfrag: gatewayUfrag, LocalPwd: gatewayPwd, RemoteUfrag: clientUfrag, RemotePwd: clientPwd,
+		Locals: locals, Mux: w.mux, OnState: onState,
+		Logger:     slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelDebug - 4})),
+		OnSelected: func(l, r netip.AddrPort) { w.selected.add(pair{l, r}) },
+	}
+}
+
+func (w *world) agent(locals ...netip.AddrPort) Agent {
+	w.Helper()
+	a, err := New(w.config(locals, nil))
+	if err != nil {
+		w.Fatal(err)
+	}
+	return a
+}
+
+func (w *world) noDrops() {
+	w.Helper()
+	w.drops.Each(func(r drop.Reason, n uint64) { w.Errorf("%d dropped on the way out: %s", n, r) })
+}
+
+// close ends the agent, the peers and the world, in this order.
+func (w *world) close(a Agent, peers ...*peer) {
+	w.Helper()
+	a.Close()
+	select {
+	case <-a.Done():
+	case <-time.After(10 * time.Second):
+		w.Fatal("the agent does not end")
+	}
+	for _, p := range peers {
+		if p != nil {
+			p.close()
+		}
+	}
+	for _, s := range w.socks {
+		_ = s.Close()
+	}
+	w.readers.Wait()
+	w.mux.Close()
+	if n := len(w.mux.views) + len(w.mux.transactions); n != 0 {
+		w.Errorf("%d entries left in the mux", n)
+	}
+}
+
+func (w *world) socket() net.PacketConn {
+	w.Helper()
+	c, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		w.Fatal(err)
+	}
+	return c
+}
+
+// peer is a controlling agent on the library's own mux, as another
+// implementation would behave.
+type peer struct {
+	*testing.T
+	lib   *pion.Agent
+	mux   *pion.UDPMuxDefault
+	sock  net.PacketConn
+	addr  netip.AddrPort
+	state atomic.Int32
+	done  sync.WaitGroup
+}
+
+func (w *world) peer() *peer {
+	w.Helper()
+	p := &peer{T: w.T, sock: w.socket()}
+	p.addr = addrOf(p.sock)
+	p.mux = pion.NewUDPMuxDefault(pion.UDPMuxParams{UDPConn: p.sock})
+	keepalive := 200 * time.Millisecond
+	lib, err := pion.NewAgent(&pion.AgentConfig{
+		LocalUfrag: clientUfrag, LocalPwd: clientPwd, NetworkTypes: []pion.NetworkType{pion.NetworkTypeUDP4},
+		CandidateTypes: []pion.CandidateType{pion.CandidateTypeHost}, MulticastDNSMode: pion.MulticastDNSModeDisabled,
+		UDPMux: p.mux, IncludeLoopback: true, KeepaliveInterval: &keepalive, LoggerFactory: loggers{slog.New(slog.DiscardHandler)},
+	})
+	if err != nil {
+		w.Fatal(err)
+	}
+	p.lib = lib
+	gathered := make(chan struct{})
+	_ = lib.OnConnectionStateChange(func(s pion.ConnectionState) { p.state.Store(int32(s)) })
+	_ = lib.OnCandidate(func(c pion.Candidate) {
+		if c == nil {
+			close(gathered)
+		}
+	})
+	if err := lib.GatherCandidates(); err != nil {
+		w.Fatal(err)
+	}
+	<-gathered
+	return p
+}
+
+func (p *peer) candidate(t Type) Candidate {
+	return Candidate{Type: t, Addr: p.addr, Priority: 2130706175}
+}
+
+func (p *peer) add(addr netip.AddrPort, prio uint32) {
+	p.Helper()
+	c, err := libraryCandidate(Candidate{Type: Host, Addr: addr, Priority: prio})
+	if err != nil {
+		p.Fatal(err)
+	}
+	if err := p.lib.AddRemoteCandidate(c); err != nil {
+		p.Fatal(err)
+	}
+}
+
+func (p *peer) dial() {
+	p.done.Go(func() { _, _ = p.lib.Dial(context.Background(), gatewayUfrag, gatewayPwd) })
+}
+
+func (p *peer) close() {
+	_ = p.lib.Close()
+	p.done.Wait()
+	_ = p.mux.Close()
+	_ = p.sock.Close()
+}
+
+// checker sends single connectivity checks and looks for the answers.
+type checker struct {
+	net.PacketConn
+	*testing.T
+	addr netip.AddrPort
+}
+
+func (w *world) checker() *checker {
+	s := w.socket()
+	return &checker{s, w.T, addrOf(s)}
+}
+
+func (c *checker) check(to netip.AddrPort) []byte {
+	c.Helper()
+	b := request(gatewayUfrag+":"+clientUfrag, gatewayPwd, stunlib.RawAttribute{Type: stunlib.AttrICEControlling, Length: 8, Value: make([]byte, 8)})
+	if _, err := c.WriteTo(b, net.UDPAddrFromAddrPort(to)); err != nil {
+		c.Fatal(err)
+	}
+	return b
+}
+
+// answered repeats a check until it is answered from the address it went to.
+func (c *checker) answered(by netip.AddrPort) {
+	c.Helper()
+	buf := make([]byte, 1500)
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		b := c.check(by)
+		for again := time.Now().Add(100 * time.Millisecond); ; {
+			_ = c.SetReadDeadline(again)
+			n, from, err := c.ReadFrom(buf)
+			if err != nil {
+				break
+			}
+			m := &stun.Message{Raw: bytes.Clone(buf[:n])}
+			if m.Decode() != nil || m.Type != stun.BindingSuccess || !bytes.Equal(m.TransactionID[:], b[8:20]) {
+				continue
+			}
+			var mapped stun.XORMappedAddress
+			if err := mapped.GetFrom(m); err != nil || mapped.String() != c.addr.String() || from.String() != by.String() {
+				c.Fatalf("answer of %s says %s, %v", from, mapped, err)
+			}
+			if err := stun.NewShortTermIntegrity(gatewayPwd).Check(m); err != nil {
+				c.Fatal(err)
+			}
+			return
+		}
+	}
+	c.Fatalf("no answer from %s", by)
+}
+
+func libraryHost(t *testing.T, ip string, port uint16) pion.Candidate {
+	c, err := libraryCandidate(Candidate{Addr: netip.AddrPortFrom(netip.MustParseAddr(ip), port)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func addrOf(c net.PacketConn) netip.AddrPort {
+	a, _ := addrPort(c.LocalAddr())
+	return a
+}
+
+// history keeps what a callback was given.
+type history[T comparable] struct {
+	mu   sync.Mutex
+	list []T
+}
+
+func (h *history[T]) add(v T) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.list = append(h.list, v)
+}
+
+func (h *history[T]) reset() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.list = nil
+}
+
+func (h *history[T]) wait(t *testing.T, want T) {
+	t.Helper()
+	eventually(t, fmt.Sprint(want), func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return len(h.list) > 0 && h.list[len(h.list)-1] == want
+	})
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
