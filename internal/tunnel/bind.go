@@ -1,0 +1,46 @@
+package tunnel
+
+import (
+	"time"
+
+	"github.com/tailscale/wireguard-go/conn"
+	"github.com/tailscale/wireguard-go/device"
+
+	"firezone-gateway/internal/transport"
+)
+
+// clientEndpoint is the pinned endpoint of one client in the engine.
+type clientEndpoint struct {
+	*transport.Endpoint
+	client *Client
+}
+
+// clientBind notices what is sent to whom.
+type clientBind struct {
+	conn.Bind
+	tunnel *Tunnel
+}
+
+// Send implements the engine's Bind.
+func (b *clientBind) Send(bufs [][]byte, ep conn.Endpoint, offset int) error {
+	ce, ok := ep.(*clientEndpoint)
+	if !ok {
+		return b.Bind.Send(bufs, ep, offset) // a cookie reply
+	}
+	c := ce.client
+	if c.removed.Load() {
+		b.tunnel.reap(c)
+		return nil
+	}
+	if len(bufs) == 1 && len(bufs[0])-offset == device.MessageResponseSize && bufs[0][offset] == device.MessageResponseType {
+		c.counters.LastHandshake.Store(time.Now().UnixNano())
+	}
+	goodbye := c.holdsGoodbye(bufs, offset)
+	if err := b.Bind.Send(bufs, ce.Endpoint, offset); err != nil {
+		return err
+	}
+	if goodbye {
+		c.goodbyeSent()
+	}
+	return nil
+}

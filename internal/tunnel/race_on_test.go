@@ -1,0 +1,6 @@
+//go:build race
+
+package tunnel
+
+// raceEnabled says that figures about allocation and time mean nothing.
+const raceEnabled = true

@@ -1,0 +1,57 @@
+package tunnel
+
+import (
+	"firezone-gateway/internal/drop"
+	"firezone-gateway/internal/packet"
+	"firezone-gateway/internal/policy"
+)
+
+// toResource judges one batch of packets that the engine decrypted for c and
+// keeps, in order and in place, those that go to the TUN device. Each element
+// of bufs holds a packet at offset. Refused packets are counted; where the
+// policy asks for it the client gets an ICMP answer. It allocates nothing.
+//
+// now is the batch's time in Unix nanoseconds.
+func (t *Tunnel) toResource(c *Client, bufs [][]byte, offset int, now int64) [][]byte {
+	if c.closing.Load() {
+		c.drops.Add(drop.NoResource, uint64(len(bufs)))
+		return bufs[:0]
+	}
+	var (
+		v     packet.View
+		rules = c.policy.Load()
+		kept  = bufs[:0]
+		bytes uint64
+	)
+	for _, b := range bufs {
+		pkt := b[offset:]
+		if fault := v.Parse(pkt); fault != drop.None {
+			c.drops.Add(fault, 1)
+			continue
+		}
+		switch verdict := rules.Outbound(&v, now); verdict.Action {
+		case policy.Forward:
+			kept = append(kept, b)
+			bytes += uint64(len(pkt))
+		case policy.Control:
+			c.control(pkt)
+		case policy.Reject:
+			c.drops.Add(verdict.Reason, 1)
+			if c.answers.take(now) {
+				t.answer(c, &v, verdict.Answer)
+			}
+		default:
+			c.drops.Add(verdict.Reason, 1)
+		}
+	}
+	if len(kept) > 0 {
+		c.counters.ToResourcePackets.Add(uint64(len(kept)))
+		c.counters.ToResourceBytes.Add(bytes)
+		c.counters.LastActive.Store(now)
+	}
+	return kept
+}
+
+func (t *Tunnel) answer(c *Client, v *packet.View, code packet.Unreachable) {
+	t.inject.push(c, func(dst []byte) []byte { return packet.AppendUnreachable(dst, v, code) })
+}
