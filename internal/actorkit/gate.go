@@ -1,0 +1,52 @@
+package actorkit
+
+import "sync/atomic"
+
+// Gate bounds what senders outside of actors have in an actor's mailbox. A
+// place is taken by TrySend and given back when the message has been handled,
+// when its handler panicked, and when it became a dead letter. A Gate may be
+// shared by senders and used for several actors; then it bounds their sum.
+type Gate struct {
+	limit   int64
+	pending atomic.Int64
+	refused atomic.Uint64
+}
+
+// NewGate makes a Gate with limit places.
+func NewGate(limit int) *Gate { return &Gate{limit: int64(limit)} }
+
+// TrySend delivers msg to pid, or reports false when all places are taken;
+// the sender counts the drop. It never blocks.
+func (g *Gate) TrySend(sys *System, pid PID, msg any) bool {
+	for {
+		n := g.pending.Load()
+		if n >= g.limit {
+			g.refused.Add(1)
+			return false
+		}
+		if g.pending.CompareAndSwap(n, n+1) {
+			break
+		}
+	}
+	sys.post(pid, &gated{gate: g, msg: msg})
+	return true
+}
+
+// Pending is the number of places taken.
+func (g *Gate) Pending() int { return int(g.pending.Load()) }
+
+// Refused is the number of messages that found no place.
+func (g *Gate) Refused() uint64 { return g.refused.Load() }
+
+// gated is a message that holds a place.
+type gated struct {
+	gate     *Gate
+	msg      any
+	released atomic.Bool
+}
+
+func (m *gated) release() {
+	if m.released.CompareAndSwap(false, true) {
+		m.gate.pending.Add(-1)
+	}
+}
