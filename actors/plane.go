@@ -1,0 +1,170 @@
+package actors
+
+import (
+	"errors"
+	"log/slog"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"firezone-gateway/internal/drop"
+	"firezone-gateway/internal/portal"
+	"firezone-gateway/internal/transport"
+	"firezone-gateway/internal/transport/ice"
+	"firezone-gateway/internal/tun"
+	"firezone-gateway/internal/tunnel"
+	"firezone-gateway/messages"
+)
+
+// Plane is what actors publish to and find again after a restart: the packet
+// path's objects and the process's configuration. It is made before the first
+// actor and outlives the last one. Exported fields never change.
+type Plane struct {
+	Login      portal.LoginURL
+	PublicKey  [32]byte
+	TUN        tun.Config
+	Masquerade bool
+	Drops      *drop.Counters
+
+	Tunnel *tunnel.Tunnel
+	Bind   *transport.Bind
+	Mux    *ice.Mux
+
+	sinks    *sinks
+	host     host
+	players  players
+	mark     uint32                     // of sockets, 0: none
+	firstTUN atomic.Pointer[tun.Device] // opened before the first actor, for its owner
+	// readerStopped tells the tun actor that the engine gave up on the device.
+	readerStopped chan struct{}
+
+	// What actors leave to their next incarnation, each by its one writer.
+	store     *store                               // every peer its client
+	siblings  remembered[messages.Siblings]        // gateway
+	addresses remembered[messages.TunnelAddresses] // portal
+	memory    portalMemory                         // portal
+	relays    remembered[[]portal.DualStackRelay]  // transport
+	offers    remembered[messages.RelaysChanged]   // transport
+
+	joined  atomic.Bool
+	tunUp   atomic.Bool
+	relayUp atomic.Bool
+}
+
+// PlaneConfig configures a Plane.
+type PlaneConfig struct {
+	Login            portal.LoginURL
+	PrivateKey       [32]byte
+	PublicKey        [32]byte
+	MaxPartitionTime time.Duration
+	TUN              tun.Config
+	Masquerade       bool
+	Transport        transport.Config
+	Logger           *slog.Logger
+	Drops            *drop.Counters
+}
+
+// NewPlane opens the TUN device and the sockets and starts the WireGuard engine,
+// so that a host on which the gateway cannot work is found out before anything
+// else starts. Errors of package tun are wrapped. Close releases everything.
+func NewPlane(cfg PlaneConfig) (*Plane, error) {
+	device, err := tun.Open(cfg.TUN)
+	if err != nil {
+		return nil, err
+	}
+	p, err := newPlane(cfg)
+	if err != nil {
+		return nil, errors.Join(err, device.Close())
+	}
+	p.firstTUN.Store(device)
+	return p, nil
+}
+
+func newPlane(cfg PlaneConfig) (*Plane, error) {
+	peers := &transport.Peers{}
+	cfg.Transport.Peers, cfg.Transport.Drops, cfg.Transport.Logger = peers, cfg.Drops, cfg.Logger
+	sockets, err := transport.Open(cfg.Transport)
+	if err != nil {
+		return nil, err
+	}
+	p := &Plane{
+		Login: cfg.Login, PublicKey: cfg.PublicKey,
+		TUN: cfg.TUN, Masquerade: cfg.Masquerade, Drops: cfg.Drops,
+		host: thisHost, players: allPlayers, mark: cfg.Transport.Mark, readerStopped: make(chan struct{}, 1),
+		store: newStore(), memory: portalMemory{backoff: portal.NewBackoff(cfg.MaxPartitionTime)},
+	}
+	p.sinks = &sinks{drops: cfg.Drops, plane: p}
+	p.Bind = transport.NewBind(sockets, p.sinks)
+	p.Mux = ice.NewMux(p.sinks, cfg.Drops)
+	p.sinks.mux.Store(p.Mux)
+	p.Tunnel, err = tunnel.New(tunnel.Config{
+		PrivateKey: cfg.PrivateKey, Bind: p.Bind, Peers: peers, Logger: cfg.Logger,
+		OnDeviceLost: func(err error) {
+			cfg.Logger.Warn("TUN device stopped working", "error", err)
+			select {
+			case p.readerStopped <- struct{}{}:
+			default: // once is enough
+			}
+		},
+	})
+	if err != nil {
+		p.Mux.Close()
+		return nil, errors.Join(err, sockets.Close())
+	}
+	return p, nil
+}
+
+// Close ends the engine and the sockets.
+func (p *Plane) Close() error {
+	p.Tunnel.Close()
+	p.Mux.Close()
+	err := p.Bind.Sockets().Close()
+	if d := p.firstTUN.Swap(nil); d != nil {
+		err = errors.Join(err, d.Close())
+	}
+	return err
+}
+
+// markSocket puts the routing mark on a socket that must bypass the tunnel's
+// own policy rules (dataplane §7.3).
+func (p *Plane) markSocket(_, _ string, c syscall.RawConn) error {
+	if p.mark == 0 {
+		return nil
+	}
+	var err error
+	if e := c.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(p.mark))
+	}); e != nil {
+		return e
+	}
+	return err
+}
+
+// Missing names what keeps the gateway from serving clients; nothing if it does.
+func (p *Plane) Missing() []string {
+	var missing []string
+	if !p.joined.Load() {
+		missing = append(missing, "portal")
+	}
+	if !p.tunUp.Load() {
+		missing = append(missing, "tun")
+	}
+	if !p.relayUp.Load() {
+		missing = append(missing, "relay")
+	}
+	return missing
+}
+
+// remembered is a value of an actor for its next incarnation.
+type remembered[T any] struct{ p atomic.Pointer[T] }
+
+func (r *remembered[T]) store(v T) { r.p.Store(&v) }
+
+func (r *remembered[T]) load() (v T) {
+	if p := r.p.Load(); p != nil {
+		v = *p
+	}
+	return v
+}

@@ -1,0 +1,165 @@
+package actors
+
+import (
+	"bytes"
+	"crypto/ecdh"
+	"crypto/rand"
+	"log/slog"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	enginetun "github.com/tailscale/wireguard-go/tun"
+
+	"firezone-gateway/internal/drop"
+	"firezone-gateway/internal/portal"
+	"firezone-gateway/internal/telemetry"
+	"firezone-gateway/internal/tun"
+)
+
+// journal keeps what is logged.
+type journal struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (j *journal) Write(b []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.buf.Write(b)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.buf.String()
+}
+
+func (j *journal) logger(t testing.TB) *slog.Logger {
+	t.Helper()
+	log, err := telemetry.NewLogger(j, telemetry.FormatHuman, "debug,gateway=info")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return log
+}
+
+// testPlane is a Plane on loopback, whose TUN devices are in memory.
+type testPlane struct {
+	*Plane
+	log  *journal
+	host *memoryHost
+}
+
+// newTestPlane logs in to portalURL, if a test gets that far.
+func newTestPlane(t testing.TB, portalURL string) *testPlane {
+	t.Helper()
+	key, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if portalURL == "" {
+		portalURL = "ws://127.0.0.1:9"
+	}
+	login, err := portal.NewLoginURL(portal.Login{
+		BaseURL: portalURL, Token: "s3cret-login-token", ID: "gateway-under-test", Name: "gateway",
+		UserAgent: "Debian/12.0.0 gateway/1.5.3 (x86_64; 6.1.0)",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &journal{}
+	p, err := newPlane(PlaneConfig{
+		Login: login, PrivateKey: [32]byte(key.Bytes()), PublicKey: [32]byte(key.PublicKey().Bytes()),
+		MaxPartitionTime: time.Hour, Logger: log.logger(t), Drops: &drop.Counters{},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Errorf("close the plane: %v", err)
+		}
+		if t.Failed() {
+			t.Logf("log:\n%s", log)
+		}
+	})
+	h := &memoryHost{opened: make(chan *memoryTUN, 64), configured: make(chan tun.Network, 64)}
+	p.host = host{
+		open: h.open, configure: h.configure,
+		forward: func(string, tun.Families) error { return nil },
+	}
+	return &testPlane{Plane: p, log: log, host: h}
+}
+
+// memoryHost stands for the machine.
+type memoryHost struct {
+	opened     chan *memoryTUN
+	configured chan tun.Network
+
+	mu   sync.Mutex
+	fail error // of open, guarded by mu
+}
+
+func (h *memoryHost) open(tun.Config) (tunDevice, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.fail != nil {
+		return nil, h.fail
+	}
+	d := newMemoryTUN()
+	h.opened <- d
+	return d, nil
+}
+
+func (h *memoryHost) configure(n tun.Network) (tun.Families, error) {
+	h.configured <- n
+	return tun.Families{V4: true, V6: true}, nil
+}
+
+// memoryTUN is a TUN device whose network is a pair of channels.
+type memoryTUN struct {
+	toClients   chan []byte
+	toResources chan []byte
+	closed      chan struct{}
+	gone        chan struct{}
+	once        sync.Once
+}
+
+func newMemoryTUN() *memoryTUN {
+	return &memoryTUN{
+		toClients: make(chan []byte), toResources: make(chan []byte, 64),
+		closed: make(chan struct{}), gone: make(chan struct{}),
+	}
+}
+
+func (d *memoryTUN) Read(slab []byte, packets []enginetun.ReadPacket) (int, error) {
+	select {
+	case <-d.closed:
+		return 0, os.ErrClosed
+	case pkt := <-d.toClients:
+		packets[0] = enginetun.ReadPacket{Offset: enginetun.ReadPacketSpacing, Size: len(pkt)}
+		copy(slab[enginetun.ReadPacketSpacing:], pkt)
+		return 1, nil
+	}
+}
+
+func (d *memoryTUN) Write(bufs [][]byte, offset int) (int, error) {
+	for i, b := range bufs {
+		select {
+		case d.toResources <- append([]byte(nil), b[offset:]...):
+		case <-d.closed:
+			return i, os.ErrClosed
+		}
+	}
+	return len(bufs), nil
+}
+
+func (d *memoryTUN) File() *os.File                 { return nil }
+func (d *memoryTUN) MTU() (int, error)              { return 1280, nil }
+func (d *memoryTUN) Name() (string, error)          { return "memory", nil }
+func (d *memoryTUN) Events() <-chan enginetun.Event { return nil }
+func (d *memoryTUN) BatchSize() int                 { return 1 }
+func (d *memoryTUN) Gone() <-chan struct{}          { return d.gone }
+func (d *memoryTUN) Close() error                   { d.once.Do(func() { close(d.closed) }); return nil }

@@ -1,0 +1,188 @@
+package actors
+
+import (
+	"fmt"
+	"slices"
+
+	"firezone-gateway/internal/actorkit"
+	"firezone-gateway/internal/drop"
+	"firezone-gateway/internal/portal"
+	"firezone-gateway/messages"
+)
+
+// maxRelays bounds the relays known at a time; portals name two (portal §3.1).
+const maxRelays = 64
+
+// transportActor owns the set of relays: one relay actor each, replaced when the
+// portal changes its credentials or addresses (transport T-51). It tells peers
+// what all of them offer.
+//
+// Supervisor: gateway. The sockets live in the plane; a restart starts the known
+// relays again.
+type transportActor struct {
+	plane    *Plane
+	siblings messages.Siblings
+	relays   []*relayEntry // in the order of their first appearance
+	spawned  int
+}
+
+type relayEntry struct {
+	cfg   portal.DualStackRelay
+	pid   actorkit.PID
+	offer messages.RelayChanged
+}
+
+func newTransport(p *Plane) *transportActor { return &transportActor{plane: p} }
+
+// Receive handles one message.
+func (a *transportActor) Receive(ctx actorkit.Context) {
+	switch m := ctx.Message().(type) {
+	case *actorkit.Started:
+		a.begin(ctx, a.plane.siblings.load())
+	case messages.Siblings:
+		a.begin(ctx, m)
+	case messages.UpdateRelays:
+		a.update(ctx, m)
+	case messages.RelayChanged:
+		a.changed(ctx, m)
+	case messages.BindChannels:
+		a.bind(ctx, m)
+	case *actorkit.ChildGaveUp:
+		a.gaveUp(ctx, m)
+	}
+}
+
+func (a *transportActor) begin(ctx actorkit.Context, m messages.Siblings) {
+	if a.siblings != (messages.Siblings{}) || m == (messages.Siblings{}) {
+		return
+	}
+	a.siblings = m
+	for _, cfg := range a.plane.relays.load() {
+		a.add(ctx, cfg)
+	}
+	if len(a.relays) > 0 {
+		a.publish(ctx)
+	}
+}
+
+// update follows transport §4.6: forget, add or replace, probe the others.
+func (a *transportActor) update(ctx actorkit.Context, m messages.UpdateRelays) {
+	for _, id := range m.Disconnected {
+		a.remove(ctx, id)
+	}
+	named := map[string]bool{}
+	for _, cfg := range m.Connected {
+		named[cfg.ID] = true
+		old := a.find(cfg.ID)
+		if old != nil && old.cfg == cfg && old.offer.Usable {
+			continue
+		}
+		a.remove(ctx, cfg.ID)
+		if len(a.relays) == maxRelays {
+			a.plane.Drops.Add(drop.ElementMalformed, 1)
+			continue
+		}
+		a.add(ctx, cfg)
+	}
+	for _, r := range a.relays {
+		if !named[r.cfg.ID] {
+			ctx.Send(r.pid, messages.ProbeRelay{})
+		}
+	}
+	a.remember()
+	a.publish(ctx)
+	ctx.Respond(messages.RelaysUpdated{})
+}
+
+func (a *transportActor) add(ctx actorkit.Context, cfg portal.DualStackRelay) {
+	plane := a.plane
+	a.spawned++
+	// The name of a relay that is being replaced is taken until it has ended.
+	name := fmt.Sprintf("%s.%d", cfg.ID, a.spawned)
+	pid, err := actorkit.SpawnChild(ctx, KindRelay, name, func() actorkit.Actor { return plane.players.relay(plane, cfg) })
+	if err != nil {
+		panic(err) // the number makes the name unique: only a bug gets here
+	}
+	a.relays = append(a.relays, &relayEntry{cfg: cfg, pid: pid, offer: messages.RelayChanged{RelayID: cfg.ID, Usable: true}})
+}
+
+func (a *transportActor) remove(ctx actorkit.Context, id string) {
+	if r := a.find(id); r != nil {
+		ctx.Stop(r.pid)
+		a.relays = slices.DeleteFunc(a.relays, func(o *relayEntry) bool { return o == r })
+	}
+}
+
+// changed takes a relay's report; one of a relay that was replaced is late.
+func (a *transportActor) changed(ctx actorkit.Context, m messages.RelayChanged) {
+	r := a.find(m.RelayID)
+	if r == nil || !actorkit.Same(m.Reporter, r.pid) {
+		return
+	}
+	lost := r.offer.Usable && !m.Usable
+	r.offer = m
+	a.publish(ctx)
+	if lost {
+		a.askIfNone(ctx)
+	}
+}
+
+func (a *transportActor) bind(ctx actorkit.Context, m messages.BindChannels) {
+	if r := a.find(m.RelayID); r != nil {
+		ctx.Send(r.pid, m)
+	}
+}
+
+// gaveUp goes on without a relay whose actor cannot be kept alive.
+func (a *transportActor) gaveUp(ctx actorkit.Context, m *actorkit.ChildGaveUp) {
+	n := len(a.relays)
+	a.relays = slices.DeleteFunc(a.relays, func(o *relayEntry) bool { return actorkit.Same(o.pid, m.PID) })
+	if len(a.relays) == n {
+		return // it was replaced before
+	}
+	a.remember()
+	a.publish(ctx)
+	a.askIfNone(ctx)
+}
+
+// askIfNone asks the portal for relays after the last usable one was lost
+// (portal §4.4).
+func (a *transportActor) askIfNone(ctx actorkit.Context) {
+	if slices.ContainsFunc(a.relays, func(r *relayEntry) bool { return r.offer.Usable }) {
+		return
+	}
+	ctx.Logger().Warn("no relay left, asking the portal")
+	ctx.Send(a.siblings.Portal, messages.SendToPortal{Message: portal.NoRelays{}})
+}
+
+func (a *transportActor) find(id string) *relayEntry {
+	i := slices.IndexFunc(a.relays, func(r *relayEntry) bool { return r.cfg.ID == id })
+	if i < 0 {
+		return nil
+	}
+	return a.relays[i]
+}
+
+// publish tells all peers what the relays offer, those that start later too.
+func (a *transportActor) publish(ctx actorkit.Context) {
+	m := messages.RelaysChanged{
+		Version: a.plane.offers.load().Version + 1,
+		Relays:  make([]messages.RelayChanged, len(a.relays)),
+	}
+	up := false
+	for i, r := range a.relays {
+		m.Relays[i] = r.offer
+		up = up || len(r.offer.Relayed) > 0
+	}
+	a.plane.offers.store(m)
+	a.plane.relayUp.Store(up)
+	ctx.Send(a.siblings.Peers, m)
+}
+
+func (a *transportActor) remember() {
+	cfgs := make([]portal.DualStackRelay, len(a.relays))
+	for i, r := range a.relays {
+		cfgs[i] = r.cfg
+	}
+	a.plane.relays.store(cfgs)
+}

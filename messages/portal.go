@@ -1,0 +1,20 @@
+package messages
+
+import "firezone-gateway/internal/portal"
+
+// Connection numbers the portal connections of this process, from 1. An
+// acknowledgement is only valid on the connection that carried its request.
+type Connection uint64
+
+// SendToPortal asks the portal actor to send Message. With a non-zero
+// Connection the message is dropped unless that connection is still open.
+type SendToPortal struct {
+	Message    portal.Outgoing
+	Connection Connection
+}
+
+// ClosePortal asks for an orderly end of the channel; the reply is PortalClosed.
+type ClosePortal struct{}
+
+// PortalClosed is the reply to ClosePortal.
+type PortalClosed struct{}

@@ -1,0 +1,25 @@
+package messages
+
+import (
+	"net/netip"
+
+	"firezone-gateway/internal/portal"
+)
+
+// UpdateRelays changes the set of relays: Disconnected are dropped first, then
+// Connected are added or replaced; relays that are not named stay (portal §3.8).
+// The reply is RelaysUpdated.
+type UpdateRelays struct {
+	Disconnected []string
+	Connected    []portal.DualStackRelay
+}
+
+// RelaysUpdated is the reply to UpdateRelays. Peers hears of the change before
+// anything that is sent after this.
+type RelaysUpdated struct{}
+
+// BindChannels asks a relay for a channel to each peer address (transport §2.6).
+type BindChannels struct {
+	RelayID string
+	Peers   []netip.AddrPort
+}
