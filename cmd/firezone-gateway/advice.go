@@ -1,0 +1,35 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"firezone-gateway/internal/portal/ws"
+	"firezone-gateway/internal/tun"
+)
+
+var errNoNetAdmin = errors.New("CAP_NET_ADMIN is missing")
+
+// advise adds to an error what an operator can do about it.
+func advise(err error) error {
+	for _, a := range []struct {
+		is     error
+		advice string
+	}{
+		{errNoToken, "set FIREZONE_TOKEN to the gateway's token or to the path of a file that holds it, or pass a systemd credential named FIREZONE_TOKEN"},
+		{errNoTokenFile, "check that the file exists and that this user may read it"},
+		{errNoNetAdmin, "run as root, or grant the capability: AmbientCapabilities=CAP_NET_ADMIN in a systemd unit, --cap-add NET_ADMIN for a container"},
+		{tun.ErrNoDevice, "load the module (modprobe tun), or give the container the device: --device /dev/net/tun"},
+		{tun.ErrPermission, "the device node must be readable and writable by this user, and CAP_NET_ADMIN is needed"},
+		{tun.ErrBusy, "another gateway is running on this host; stop it first"},
+		{tun.ErrNameTaken, "another program made it; remove it with: ip link delete " + tun.DefaultName},
+	} {
+		if errors.Is(err, a.is) {
+			return fmt.Errorf("%w: %s", err, a.advice)
+		}
+	}
+	if ws.FailureOf(err).Fatal {
+		return fmt.Errorf("%w: the token may be revoked or of another account; deploy a new one from the admin portal", err)
+	}
+	return err
+}
