@@ -1,0 +1,226 @@
+// Package bench compares the gateway with plain golang.zx2c4.com/wireguard in
+// its place: one TCP stream from a client to a resource and back, through the
+// same network, with the same client engine, in the same run, alternating.
+//
+//	client namespace -- middle namespace -- resource namespace
+//
+// Both middle processes stand in the same namespace all the time; each has a
+// resource address of its own that the client routes into its tunnel, so only
+// one of them works at any moment. Neither translates addresses.
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	labnet "firezone-gateway/internal/lab/net"
+	"firezone-gateway/internal/lab/resource"
+)
+
+// Options shape a run.
+type Options struct {
+	Gateway   string // path of the daemon's executable
+	TUNDriver string // of the daemon; "" is its default
+	Plain     []string
+	Rounds    int
+	Seconds   float64 // of each direction of each round
+	LogDir    string  // for the daemon's log; "" keeps none
+	// Progress is told what happens, in words; nil for nobody.
+	Progress func(format string, args ...any)
+}
+
+// WarmUp is how long each way runs in each direction before the first round.
+const WarmUp = time.Second
+
+// Run builds the network, measures, and removes the network again.
+func Run(ctx context.Context, o Options) (Report, error) {
+	if o.Rounds < 1 || o.Seconds <= 0 {
+		return Report{}, errors.New("at least one round of some seconds is needed")
+	}
+	if o.Progress == nil {
+		o.Progress = func(string, ...any) {}
+	}
+	rig, err := newRig(ctx, o)
+	if err != nil {
+		return Report{}, err
+	}
+	report, err := rig.measure(ctx)
+	return report, errors.Join(err, rig.close())
+}
+
+// Addresses of the resource host: one behind each way.
+var (
+	throughGateway = netip.MustParseAddr("10.20.0.10")
+	throughPlain   = netip.MustParseAddr("10.20.0.11")
+)
+
+// rig is everything a run needs.
+type rig struct {
+	options Options
+	net     *labnet.TwoHop
+	ways    []way
+	closers []func() error // in the order of their making
+}
+
+// way is one of the two things compared.
+type way struct {
+	name    string
+	target  netip.Addr
+	process interface {
+		Usage() (labnet.Usage, error)
+		Done() <-chan struct{}
+	}
+}
+
+func newRig(ctx context.Context, o Options) (*rig, error) {
+	r := &rig{options: o}
+	if err := r.build(ctx); err != nil {
+		return nil, errors.Join(err, r.close())
+	}
+	return r, nil
+}
+
+func (r *rig) build(ctx context.Context) (err error) {
+	if r.net, err = labnet.NewTwoHop(); err != nil {
+		return err
+	}
+	r.closers = append(r.closers, r.net.Close)
+	if err := r.addAddress(throughPlain); err != nil {
+		return err
+	}
+	for _, address := range []netip.Addr{throughGateway, throughPlain} {
+		server, err := resource.Serve(r.net.Resource, address, resource.DefaultPorts, slog.New(slog.DiscardHandler))
+		if err != nil {
+			return err
+		}
+		r.closers = append(r.closers, server.Close)
+	}
+	if err := r.addPlain(ctx); err != nil {
+		return fmt.Errorf("plain WireGuard: %w", err)
+	}
+	if err := r.addGateway(ctx); err != nil {
+		return fmt.Errorf("gateway: %w", err)
+	}
+	return nil
+}
+
+func (r *rig) close() error {
+	var errs []error
+	for i := len(r.closers) - 1; i >= 0; i-- {
+		errs = append(errs, r.closers[i]())
+	}
+	r.closers = nil
+	return errors.Join(errs...)
+}
+
+// addAddress puts a second address on the resource host.
+func (r *rig) addAddress(address netip.Addr) error {
+	return r.net.Resource.Do(func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: address.AsSlice(), Mask: net.CIDRMask(24, 32)}})
+	})
+}
+
+// measure runs the warm-up and all rounds. The two ways of a direction follow
+// each other at once, so that they meet the same machine, and another begins in
+// each round, so that none is always the second.
+func (r *rig) measure(ctx context.Context) (Report, error) {
+	report := newReport(r.options, r.ways)
+	r.options.Progress("warming up")
+	for _, w := range r.ways {
+		if err := r.warmUp(ctx, w); err != nil {
+			return report, fmt.Errorf("%s: %w", w.name, err)
+		}
+	}
+	for round := range r.options.Rounds {
+		for _, direction := range directions {
+			for i := range r.ways {
+				n := (i + round) % len(r.ways)
+				w := r.ways[n]
+				sample, err := r.sample(ctx, w, direction)
+				if err != nil {
+					return report, fmt.Errorf("%s, round %d: %w", w.name, round+1, err)
+				}
+				report.add(n, direction, sample)
+				r.options.Progress("round %d: %-16s %-18v %6.2f Gbit/s, %5.2f CPU-s", round+1, w.name, direction, sample.Gigabits, sample.CPUSeconds)
+			}
+		}
+	}
+	for i, w := range r.ways {
+		usage, err := w.process.Usage()
+		if err != nil {
+			return report, fmt.Errorf("%s: %w", w.name, err)
+		}
+		report.Ways[i].PeakRSS = usage.PeakRSS
+	}
+	report.finish()
+	return report, nil
+}
+
+var directions = []resource.Direction{resource.ToResource, resource.FromResource}
+
+func (r *rig) warmUp(ctx context.Context, w way) error {
+	for _, direction := range directions {
+		if _, err := r.stream(ctx, w, direction, WarmUp); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *rig) sample(ctx context.Context, w way, d resource.Direction) (Sample, error) {
+	before, err := w.process.Usage()
+	if err != nil {
+		return Sample{}, err
+	}
+	begin := time.Now()
+	bits, err := r.stream(ctx, w, d, time.Duration(r.options.Seconds*float64(time.Second)))
+	if err != nil {
+		return Sample{}, err
+	}
+	elapsed := time.Since(begin).Seconds()
+	after, err := w.process.Usage()
+	if err != nil {
+		return Sample{}, err
+	}
+	return Sample{Gigabits: bits / 1e9, Seconds: elapsed, CPUSeconds: (after.CPU - before.CPU).Seconds()}, nil
+}
+
+func (r *rig) stream(ctx context.Context, w way, d resource.Direction, duration time.Duration) (float64, error) {
+	ctx, cancel := context.WithTimeout(ctx, duration+10*time.Second)
+	defer cancel()
+	defer endWith(w.process.Done(), cancel)()
+	port := resource.DefaultPorts.Sink
+	if d == resource.FromResource {
+		port = resource.DefaultPorts.Source
+	}
+	return resource.TCPThroughput(ctx, r.net.Client, netip.AddrPortFrom(w.target, port), d, duration)
+}
+
+// endWith calls cancel when done is closed, until the returned function is
+// called.
+func endWith(done <-chan struct{}, cancel func()) (stop func()) {
+	over := make(chan struct{})
+	go func() {
+		select {
+		case <-done:
+			cancel()
+		case <-over:
+		}
+	}()
+	return func() { close(over) }
+}
+
+// discardLines reads a stream to its end so that its writer never waits.
+func discardLines(in io.Reader) { _, _ = io.Copy(io.Discard, in) }

@@ -1,0 +1,169 @@
+package bench
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"text/tabwriter"
+
+	"firezone-gateway/internal/lab/resource"
+)
+
+// Sample is one direction of one round.
+type Sample struct {
+	Gigabits   float64 `json:"gbit_per_second"` // that arrived
+	Seconds    float64 `json:"seconds"`
+	CPUSeconds float64 `json:"cpu_seconds"` // of the process in the middle
+}
+
+// Series is one direction of one way.
+type Series struct {
+	Rounds     []Sample `json:"rounds"`
+	Median     float64  `json:"median_gbit_per_second"`
+	CPUSeconds float64  `json:"cpu_seconds"`         // in all rounds
+	PerCPU     float64  `json:"gbit_per_cpu_second"` // over all rounds
+}
+
+// Way is what was measured of one process in the middle.
+type Way struct {
+	Name    string `json:"name"`
+	To      Series `json:"to_resource"`
+	From    Series `json:"from_resource"`
+	PeakRSS uint64 `json:"peak_rss_bytes"`
+}
+
+// Report is what came of a run. The gateway is the first way.
+type Report struct {
+	Processors int     `json:"processors"`
+	Seconds    float64 `json:"seconds"` // asked for, of each direction of each round
+	Ways       []Way   `json:"ways"`
+	To         Ratio   `json:"ratio_to_resource"`
+	From       Ratio   `json:"ratio_from_resource"`
+}
+
+// Ratio is the gateway's figure over the other's, in one direction.
+type Ratio struct {
+	Medians float64 `json:"medians"` // of the median rates
+	// Rounds is the median of the ratios of each round, which suffers less
+	// from a machine whose load changes between the rounds.
+	Rounds float64 `json:"rounds"`
+	PerCPU float64 `json:"per_cpu_second"` // of the gigabits per CPU second
+}
+
+func newReport(o Options, ways []way) Report {
+	r := Report{Processors: runtime.NumCPU(), Seconds: o.Seconds}
+	for _, w := range ways {
+		r.Ways = append(r.Ways, Way{Name: w.name})
+	}
+	return r
+}
+
+func (r *Report) add(way int, d resource.Direction, s Sample) {
+	series := r.Ways[way].series(d)
+	series.Rounds = append(series.Rounds, s)
+}
+
+func (w *Way) series(d resource.Direction) *Series {
+	if d == resource.ToResource {
+		return &w.To
+	}
+	return &w.From
+}
+
+// finish fills in what follows from the rounds.
+func (r *Report) finish() {
+	for i := range r.Ways {
+		for _, d := range directions {
+			r.Ways[i].series(d).finish()
+		}
+	}
+	if len(r.Ways) < 2 {
+		return
+	}
+	r.To = ratio(r.Ways[0].To, r.Ways[1].To)
+	r.From = ratio(r.Ways[0].From, r.Ways[1].From)
+}
+
+// ratio compares series of equally many rounds.
+func ratio(a, b Series) Ratio {
+	var rounds []float64
+	for i := range min(len(a.Rounds), len(b.Rounds)) {
+		rounds = append(rounds, quotient(a.Rounds[i].Gigabits, b.Rounds[i].Gigabits))
+	}
+	return Ratio{Medians: quotient(a.Median, b.Median), Rounds: median(rounds), PerCPU: quotient(a.PerCPU, b.PerCPU)}
+}
+
+func (s *Series) finish() {
+	var rates []float64
+	var gigabits float64
+	s.CPUSeconds = 0
+	for _, sample := range s.Rounds {
+		rates = append(rates, sample.Gigabits)
+		gigabits += sample.Gigabits * sample.Seconds
+		s.CPUSeconds += sample.CPUSeconds
+	}
+	s.Median = median(rates)
+	s.PerCPU = quotient(gigabits, s.CPUSeconds)
+}
+
+// Write prints the report as text.
+func (r Report) Write(w io.Writer) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(table, "one TCP stream, Gbit/s\t")
+	rounds := 0
+	if len(r.Ways) > 0 {
+		rounds = len(r.Ways[0].To.Rounds)
+	}
+	for i := range rounds {
+		fmt.Fprintf(table, "round %d\t", i+1)
+	}
+	fmt.Fprintln(table, "median\tCPU s\tGbit/CPU-s\t")
+	for _, d := range directions {
+		for i := range r.Ways {
+			series := r.Ways[i].series(d)
+			fmt.Fprintf(table, "%s, %v\t", r.Ways[i].Name, d)
+			for _, sample := range series.Rounds {
+				fmt.Fprintf(table, "%.2f\t", sample.Gigabits)
+			}
+			fmt.Fprintf(table, "%.2f\t%.2f\t%.2f\t\n", series.Median, series.CPUSeconds, series.PerCPU)
+		}
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	if len(r.Ways) == 2 {
+		fmt.Fprintf(w, "\nratio %s / %s\n", r.Ways[0].Name, r.Ways[1].Name)
+		for _, d := range directions {
+			ratio := r.To
+			if d == resource.FromResource {
+				ratio = r.From
+			}
+			fmt.Fprintf(w, "  %-18v  %.2f of the medians, %.2f median of the rounds, %.2f in Gbit per CPU second\n", d, ratio.Medians, ratio.Rounds, ratio.PerCPU)
+		}
+	}
+	for _, way := range r.Ways {
+		fmt.Fprintf(w, "peak resident memory of %s: %.1f MiB\n", way.Name, float64(way.PeakRSS)/(1<<20))
+	}
+	_, err := fmt.Fprintf(w, "%d processors, %g s each direction and round; client, resource and middle share them\n", r.Processors, r.Seconds)
+	return err
+}
+
+// median returns the middle value, or the mean of the two middle ones; 0 of
+// none.
+func median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	n := len(sorted)
+	if n == 0 {
+		return 0
+	}
+	return (sorted[(n-1)/2] + sorted[n/2]) / 2
+}
+
+// quotient is a/b, 0 where that has no value, which JSON could not hold.
+func quotient(a, b float64) float64 {
+	if b == 0 {
+		return 0
+	}
+	return a / b
+}

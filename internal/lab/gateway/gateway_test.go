@@ -1,0 +1,189 @@
+package gateway
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	labnet "firezone-gateway/internal/lab/net"
+)
+
+// childVariable makes the test binary play the daemon: it prints its settings
+// and ends on SIGTERM with the code in the variable.
+const childVariable = "LAB_GATEWAY_TEST_CHILD"
+
+var errIsolation error
+
+func TestMain(m *testing.M) {
+	if behaviour := os.Getenv(childVariable); behaviour != "" {
+		os.Exit(child(behaviour))
+	}
+	errIsolation = labnet.EnsureIsolated()
+	goleak.VerifyTestMain(m)
+}
+
+func child(behaviour string) int {
+	terminated := make(chan os.Signal, 1)
+	signal.Notify(terminated, syscall.SIGTERM)
+	if behaviour == "stubborn" {
+		signal.Ignore(syscall.SIGTERM)
+	}
+	fmt.Println("portal", os.Getenv("FIREZONE_API_URL"))
+	fmt.Fprintln(os.Stderr, "ready")
+	<-terminated
+	var code int
+	_, _ = fmt.Sscan(behaviour, &code)
+	return code
+}
+
+func namespace(t *testing.T) *labnet.Namespace {
+	t.Helper()
+	if errIsolation != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(errIsolation)
+		}
+		t.Skip(errIsolation)
+	}
+	lab := labnet.New()
+	t.Cleanup(func() {
+		if err := lab.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	ns, err := lab.AddNamespace("gateway")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ns
+}
+
+func start(t *testing.T, behaviour string) *Gateway {
+	t.Helper()
+	ns := namespace(t)
+	t.Setenv(childVariable, behaviour)
+	executable, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	g, err := Start(ns, Options{Binary: executable, Portal: "ws://192.0.2.1:8081", Log: &log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for !slices.Contains(g.Tail(10), "ready") {
+		if time.Now().After(deadline) || !g.Running() {
+			t.Fatalf("child is not ready: %q", g.Tail(10))
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return g
+}
+
+func TestStopReturnsTheExitCode(t *testing.T) {
+	for _, want := range []int{0, 7} {
+		g := start(t, fmt.Sprint(want)+" ")
+		if _, err := g.Usage(); err != nil {
+			t.Errorf("usage: %v", err)
+		}
+		code, err := g.Stop(10 * time.Second)
+		if code != want || err != nil {
+			t.Errorf("Stop = %d, %v; want %d", code, err, want)
+		}
+		if g.Running() {
+			t.Error("still running after Stop")
+		}
+		if tail := g.Tail(10); !slices.Contains(tail, "portal ws://192.0.2.1:8081") {
+			t.Errorf("settings did not reach the process: %q", tail)
+		}
+	}
+}
+
+func TestStopKillsAProcessThatIgnoresTheSignal(t *testing.T) {
+	if _, err := start(t, "stubborn").Stop(50 * time.Millisecond); err != ErrKilled {
+		t.Errorf("Stop = %v, want %v", err, ErrKilled)
+	}
+}
+
+func TestStartFailsWithoutABinary(t *testing.T) {
+	if _, err := Start(namespace(t), Options{Binary: "/nonexistent"}); err == nil {
+		t.Error("no error")
+	}
+}
+
+func TestEnvironmentReplacesForeignSettings(t *testing.T) {
+	base := []string{"HOME=/root", "FIREZONE_TOKEN=other", "FIREZONE_FLOW_LOGS=true", "RUST_LOG=trace"}
+	env := environment(base, Options{Token: "mine", Masquerade: true, TUNDriver: "water"})
+	for _, want := range []string{"HOME=/root", "FIREZONE_TOKEN=mine", "RUST_LOG=info", "FIREZONE_MASQUERADE=true", "FIREZONE_TUN_DRIVER=water", "HEALTH_CHECK_ADDR=127.0.0.1:8080"} {
+		if !slices.Contains(env, want) {
+			t.Errorf("%s is missing in %q", want, env)
+		}
+	}
+	if joined := strings.Join(env, " "); strings.Contains(joined, "other") || strings.Contains(joined, "FLOW_LOGS") {
+		t.Errorf("settings of another gateway are left in %q", env)
+	}
+}
+
+func TestTailKeepsTheLastLines(t *testing.T) {
+	var all bytes.Buffer
+	tail := &tail{next: &all}
+	for i := range 2 * linesKept {
+		fmt.Fprintf(tail, "line %d\nhalf of ", i)
+	}
+	if got, want := tail.last(2), []string{fmt.Sprintf("half of line %d", 2*linesKept-1), "half of "}; !slices.Equal(got, want) {
+		t.Errorf("last(2) = %q, want %q", got, want)
+	}
+	if n := len(tail.last(1 << 20)); n != linesKept+1 {
+		t.Errorf("keeps %d lines", n)
+	}
+	if n := strings.Count(all.String(), "\n"); n != 2*linesKept {
+		t.Errorf("passed on %d lines", n)
+	}
+}
+
+func TestTailBoundsALineWithoutEnd(t *testing.T) {
+	tail := &tail{}
+	fmt.Fprint(tail, strings.Repeat("x", 3*maxLine+1))
+	if got := tail.last(10); len(got) != 4 || len(got[0]) != maxLine || got[3] != "x" {
+		t.Errorf("%d lines", len(got))
+	}
+}
+
+func TestBuildNeedsTheSourceTree(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if _, err := Build(t.Context(), t.TempDir()); err != ErrNoSource {
+		t.Errorf("Build = %v, want %v", err, ErrNoSource)
+	}
+}
+
+func TestSourceTreeIsFoundFromBelow(t *testing.T) {
+	root, err := sourceTree()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(root + "/cmd/" + command); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestIsModule(t *testing.T) {
+	for content, want := range map[string]bool{
+		"module firezone-gateway\n\ngo 1.26\n":    true,
+		"// c\nmodule   firezone-gateway // x\n":  true,
+		"module firezone-gateway/tools\n":         false,
+		"module example.com/firezone-gateway\n":   false,
+		"require firezone-gateway v1.0.0 // no\n": false,
+	} {
+		if got := isModule(content); got != want {
+			t.Errorf("isModule(%q) = %v", content, got)
+		}
+	}
+}

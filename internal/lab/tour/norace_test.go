@@ -1,0 +1,6 @@
+//go:build !race
+
+package tour
+
+// raceDetector is off.
+const raceDetector = false

@@ -1,0 +1,272 @@
+// Package tour shows a gateway at its work. A World is a whole deployment on
+// one machine: network, portal, relay, private resources, clients, and the real
+// daemon as a process. A Step promises something about it, makes it happen, and
+// measures what came of it. firezone-lab runs the steps as a demonstration, the
+// package's tests run the same ones as an end-to-end test.
+package tour
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"firezone-gateway/internal/lab/client"
+	"firezone-gateway/internal/lab/gateway"
+	labnet "firezone-gateway/internal/lab/net"
+	"firezone-gateway/internal/lab/portal"
+	"firezone-gateway/internal/lab/relay"
+	"firezone-gateway/internal/lab/resource"
+)
+
+// Options shape a World and how hard the steps press it.
+type Options struct {
+	Gateway   string // path of the daemon's executable
+	TUNDriver string // of the daemon; "" is its default
+	V1        bool   // portal and clients speak the older generation
+	LogDir    string // one log file per part; "" keeps none
+	LogLevel  string // of the daemon; "" is info
+
+	NAT      labnet.NATKind // on the clients' and on the gateway's side
+	IPv4Only bool           // of the network outside the tunnel
+	Clients  int            // at least 1
+
+	Transfer      int64         // bytes of each download and upload
+	RelayTransfer int64         // bytes of the download through the relay
+	EchoRate      float64       // bits per second of UDP payload, all clients together
+	EchoTime      time.Duration // how long that lasts
+	FirstPacket   time.Duration // bound from authorization to first packet; 0 for none
+}
+
+// World is a running deployment.
+type World struct {
+	options Options
+	net     *labnet.Deployment
+	portal  *portal.Server
+	relay   *relay.Server
+	token   string // of the gateway
+
+	resources map[role]portal.Resource
+	servers   []*resource.Server
+
+	gateway *gateway.Gateway
+	clients []*client.Client
+	arrived []arrival // of the clients, as they were authorized
+
+	logs []io.Closer
+}
+
+const (
+	portalPort  = 8081
+	gatewayID   = "lab-gateway"
+	longAccess  = time.Hour
+	stopGrace   = 5 * time.Second
+	gatewayName = "lab gateway"
+)
+
+// New builds a World whose daemon has just been started. When it returns an
+// error, nothing is left behind.
+func New(o Options) (*World, error) {
+	w := &World{options: o, token: "gateway-" + rand.Text(), resources: make(map[role]portal.Resource)}
+	if err := w.build(); err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	return w, nil
+}
+
+// Close ends everything and removes it. It may be called more than once.
+func (w *World) Close() error {
+	var errs []error
+	for _, c := range w.clients {
+		errs = append(errs, c.Close())
+	}
+	if w.gateway != nil && w.gateway.Running() {
+		// How well it ends is the subject of a step, not of this.
+		_, _ = w.gateway.Stop(stopGrace)
+	}
+	for _, s := range w.servers {
+		errs = append(errs, s.Close())
+	}
+	if w.relay != nil {
+		errs = append(errs, w.relay.Close())
+	}
+	if w.portal != nil {
+		errs = append(errs, w.portal.Close())
+	}
+	if w.net != nil {
+		errs = append(errs, w.net.Close())
+	}
+	for _, log := range w.logs {
+		errs = append(errs, log.Close())
+	}
+	w.clients, w.servers, w.relay, w.portal, w.net, w.logs = nil, nil, nil, nil, nil, nil
+	return errors.Join(errs...)
+}
+
+// Network returns the namespaces that make up the deployment.
+func (w *World) Network() *labnet.Deployment { return w.net }
+
+// Gateway returns the daemon's process.
+func (w *World) Gateway() *gateway.Gateway { return w.gateway }
+
+// PortalURL returns the address that gateway and clients log in to, as seen
+// from inside the deployment.
+func (w *World) PortalURL() string { return w.portal.URL() }
+
+// Revive brings the daemon and the main client's access back after the steps
+// have ended the one and let the other lapse.
+func (w *World) Revive(ctx context.Context) error {
+	if w.gateway.Running() {
+		return nil
+	}
+	after, allocated := w.lastEvent(), w.relay.Stats().Allocated
+	if err := w.startGateway(); err != nil {
+		return err
+	}
+	if _, err := w.portal.WaitEvent(ctx, after, joined); err != nil {
+		return fmt.Errorf("gateway did not join: %w", err)
+	}
+	if err := w.awaitAllocation(ctx, allocated); err != nil {
+		return err
+	}
+	if len(w.clients) == 0 {
+		return nil
+	}
+	return errors.Join(w.access(ctx, 0, files4), w.access(ctx, 0, files6))
+}
+
+func (w *World) build() (err error) {
+	o := w.options
+	w.net, err = labnet.NewDeployment(labnet.Options{
+		ClientNAT: o.NAT, GatewayNAT: o.NAT, Clients: o.Clients, IPv4Only: o.IPv4Only,
+	})
+	if err != nil {
+		return err
+	}
+	if err := w.startPortal(); err != nil {
+		return err
+	}
+	if err := w.startRelay(); err != nil {
+		return err
+	}
+	if err := w.addResources(); err != nil {
+		return err
+	}
+	return w.startGateway()
+}
+
+func (w *World) startPortal() error {
+	listener, err := w.net.Portal.Listen("tcp", netip.AddrPortFrom(w.net.Portal.IPv4, portalPort).String())
+	if err != nil {
+		return fmt.Errorf("portal: %w", err)
+	}
+	log, err := w.logger("portal")
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	w.portal, err = portal.New(portal.Config{
+		Listener: listener, Logger: log, V1Only: w.options.V1,
+		GatewayToken: w.token, ClientToken: "client-" + w.token,
+	})
+	return err
+}
+
+func (w *World) startRelay() error {
+	secret, host := relay.NewSecret(), w.net.Relays[0]
+	// Without a log: the server writes some lines for each packet.
+	var err error
+	w.relay, err = relay.Start(relay.Options{
+		Secret: secret, IPv4: host.IPv4, IPv6: host.IPv6, Port: relay.Port, ListenPacket: host.ListenPacket,
+	})
+	if err != nil {
+		return err
+	}
+	entry := portal.Relay{StampSecret: secret}
+	for _, address := range w.relay.Addrs() {
+		if address.Addr().Is4() {
+			entry.V4 = address
+		} else {
+			entry.V6 = address
+		}
+	}
+	return w.portal.SetRelays([]portal.Relay{entry})
+}
+
+func (w *World) startGateway() error {
+	log, err := w.logFile("gateway")
+	if err != nil {
+		return err
+	}
+	w.gateway, err = gateway.Start(w.net.Gateway.Host.Namespace, gateway.Options{
+		Binary: w.options.Gateway, Portal: w.portal.URL(), Token: w.token, ID: gatewayID, Name: gatewayName,
+		Masquerade: true, TUNDriver: w.options.TUNDriver, LogLevel: w.options.LogLevel, Log: log,
+	})
+	return err
+}
+
+// connect logs client i in.
+func (w *World) connect(ctx context.Context, i int) error {
+	log, err := w.logger(clientID(i))
+	if err != nil {
+		return err
+	}
+	host := w.net.Clients[i].Host
+	addresses := []netip.Addr{host.IPv4}
+	if host.IPv6.IsValid() {
+		addresses = append(addresses, host.IPv6)
+	}
+	c, err := client.Connect(ctx, client.Config{
+		Portal: w.portal.URL(), Token: "client-" + w.token, ID: clientID(i), Name: clientID(i), V1: w.options.V1,
+		Namespace: host.Namespace, Addresses: addresses, Logger: log,
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", clientID(i), err)
+	}
+	w.clients = append(w.clients, c)
+	return nil
+}
+
+func clientID(i int) string { return fmt.Sprintf("lab-client-%d", i+1) }
+
+// host returns the namespace of client i.
+func (w *World) host(i int) *labnet.Namespace { return w.net.Clients[i].Host.Namespace }
+
+// lastEvent returns the sequence number of the portal's latest event.
+func (w *World) lastEvent() uint64 {
+	events := w.portal.Events(0)
+	if len(events) == 0 {
+		return 0
+	}
+	return events[len(events)-1].Seq
+}
+
+// logger returns a logger to the part's file, or one that discards.
+func (w *World) logger(part string) (*slog.Logger, error) {
+	file, err := w.logFile(part)
+	if file == nil || err != nil {
+		return slog.New(slog.DiscardHandler), err
+	}
+	return slog.New(slog.NewTextHandler(file, &slog.HandlerOptions{Level: slog.LevelDebug})), nil
+}
+
+// logFile appends to the part's file, nil without a directory.
+func (w *World) logFile(part string) (io.Writer, error) {
+	if w.options.LogDir == "" {
+		return nil, nil
+	}
+	if err := os.MkdirAll(w.options.LogDir, 0o755); err != nil {
+		return nil, fmt.Errorf("log directory: %w", err)
+	}
+	file, err := os.OpenFile(filepath.Join(w.options.LogDir, part+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("log: %w", err)
+	}
+	w.logs = append(w.logs, file)
+	return file, nil
+}
