@@ -167,6 +167,11 @@ func (a *agent) run() {
 		case <-a.wake:
 		case <-timer.C:
 		}
+		// An agent that is being closed may have left a gathering behind, which a
+		// restart would race with.
+		if a.ctx.Err() != nil {
+			return
+		}
 		now := time.Now()
 		restart, again := a.takeRestart(now, started)
 		if restart {
