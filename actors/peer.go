@@ -119,7 +119,7 @@ func (p *peer) handle(ctx actorkit.Context, msg any) {
 	case messages.ClientChanged:
 		p.clientChanged(ctx)
 	case messages.ConfirmEmpty:
-		p.reportIfEmpty(ctx, m.Sent)
+		p.reportIfEmpty(ctx, m.Last)
 	case grantExpired:
 		p.expire(ctx)
 	case candidatesMissed:
@@ -237,8 +237,8 @@ func (p *peer) disconnect() {
 	p.state.Connected, p.state.Remote, p.state.Signalled = false, nil, nil
 }
 
-func (p *peer) reportIfEmpty(ctx actorkit.Context, sent uint64) {
+func (p *peer) reportIfEmpty(ctx actorkit.Context, last uint64) {
 	if p.state.empty() && !p.leaving {
-		ctx.Send(ctx.Parent(), messages.PeerEmpty{ClientID: p.id, Sent: sent})
+		ctx.Send(ctx.Parent(), messages.PeerEmpty{ClientID: p.id, Last: last})
 	}
 }

@@ -16,7 +16,7 @@ import (
 // gone waits until nothing of the client is left but an actor that says so.
 func (r *peerRig) gone() {
 	r.t.Helper()
-	if e := next[messages.PeerEmpty](r.t, r.peers); e.ClientID != clientID(1) || e.Sent != 0 {
+	if e := next[messages.PeerEmpty](r.t, r.peers); e.ClientID != clientID(1) || e.Last != 0 {
 		r.t.Errorf("reported %+v", e)
 	}
 	r.settle(r.pid)
@@ -166,8 +166,8 @@ func TestNotMoreThanTheLimitWaitsDuringTheGoodbye(t *testing.T) {
 
 func TestOnlyAnEmptyPeerConfirmsThatItIsEmpty(t *testing.T) {
 	r := newPeerRig(t)
-	r.tell(messages.ConfirmEmpty{Sent: 3})
-	if e := next[messages.PeerEmpty](t, r.peers); e.Sent != 3 {
+	r.tell(messages.ConfirmEmpty{Last: 3})
+	if e := next[messages.PeerEmpty](t, r.peers); e.Last != 3 {
 		t.Error("not confirmed")
 	}
 	r.granted()

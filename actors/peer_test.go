@@ -33,7 +33,7 @@ func newPeerRig(t testing.TB, relays ...messages.RelayChanged) *peerRig {
 		r.peer = newPeer(env)
 		return faulty{r.peer}
 	})
-	if e := next[messages.PeerEmpty](t, r.peers); e.Sent != 0 {
+	if e := next[messages.PeerEmpty](t, r.peers); e.Last != 0 {
 		t.Error("a new peer confirms that it is empty")
 	}
 	return r

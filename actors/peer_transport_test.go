@@ -188,7 +188,7 @@ func TestAGoodbyeDropsConnectionAndGrants(t *testing.T) {
 	if r.client() != nil || len(r.grants()) != 0 || len(r.plane.store.ids()) != 0 {
 		t.Error("something is left of the client")
 	}
-	if e := next[messages.PeerEmpty](t, r.peers); e.ClientID != clientID(1) || e.Sent != 0 {
+	if e := next[messages.PeerEmpty](t, r.peers); e.ClientID != clientID(1) || e.Last != 0 {
 		t.Errorf("reported %+v", e)
 	}
 }

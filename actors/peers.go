@@ -25,9 +25,9 @@ type peers struct {
 
 type peerChild struct {
 	pid actorkit.PID
-	// sent counts the messages that were sent to the peer. It ends when it says
-	// that it is empty after all of them.
-	sent uint64
+	// last numbers the last message that was sent to the peer. It ends when it
+	// says that it is empty after that one.
+	last uint64
 	// ending is set once the peer was told to stop. Its successor starts when
 	// it has ended, with the messages that arrived meanwhile.
 	ending  bool
@@ -131,7 +131,7 @@ func (p *peers) broadcast(ctx actorkit.Context, msg any) {
 // send reports false when the client has nothing that msg could concern.
 func (p *peers) send(ctx actorkit.Context, c *peerChild, msg any) bool {
 	if !c.ending {
-		c.sent++
+		c.last = p.plane.peerMessages.Add(1)
 		ctx.Send(c.pid, msg)
 		return true
 	}
@@ -159,7 +159,7 @@ func (p *peers) ensure(ctx actorkit.Context, id string) *peerChild {
 	if c, ok := p.children[id]; ok {
 		return c
 	}
-	c := &peerChild{}
+	c := &peerChild{last: p.plane.peerMessages.Add(1)}
 	p.children[id] = c
 	p.spawn(ctx, id, c)
 	return c
@@ -180,8 +180,8 @@ func (p *peers) peerEmpty(ctx actorkit.Context, m messages.PeerEmpty) {
 	if !ok || c.ending {
 		return
 	}
-	if m.Sent != c.sent {
-		ctx.Send(c.pid, messages.ConfirmEmpty{Sent: c.sent})
+	if m.Last != c.last {
+		ctx.Send(c.pid, messages.ConfirmEmpty{Last: c.last})
 		return
 	}
 	c.ending = true

@@ -48,6 +48,8 @@ type Plane struct {
 	relays    remembered[[]portal.DualStackRelay]  // transport
 	offers    remembered[messages.RelaysChanged]   // transport
 
+	peerMessages atomic.Uint64 // numbers them; peers
+
 	joined  atomic.Bool
 	tunUp   atomic.Bool
 	relayUp atomic.Bool

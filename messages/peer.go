@@ -80,10 +80,11 @@ type ClientChanged struct{}
 func (ClientChanged) Untraced() {}
 
 // ConfirmEmpty asks a peer whether it is still empty; the reply, if it is, is
-// PeerEmpty with the same Sent.
+// PeerEmpty with the same Last.
 type ConfirmEmpty struct {
-	// Sent is how many messages were sent to the peer before this one.
-	Sent uint64
+	// Last numbers the last message that was sent to the peer before this one.
+	// No other message of the process has that number.
+	Last uint64
 }
 
 // Untraced keeps housekeeping out of the traces.

@@ -11,9 +11,9 @@ type FromPortal struct {
 // PeerEmpty reports that a peer holds no grant and no connection.
 type PeerEmpty struct {
 	ClientID string
-	// Sent is that of the ConfirmEmpty which this answers: the peer is empty
-	// after so many messages. It is zero when the peer reports by itself.
-	Sent uint64
+	// Last is that of the ConfirmEmpty which this answers: the peer is empty
+	// after that message. It is zero when the peer reports by itself.
+	Last uint64
 }
 
 // Untraced keeps housekeeping out of the traces.
