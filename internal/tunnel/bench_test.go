@@ -117,10 +117,14 @@ func newInboundBatch() *inboundBatch {
 	return in
 }
 
-// address makes each packet one for a random client from one of its servers.
-func (in *inboundBatch) address(l *load, random *rand.Rand) []enginetun.ReadPacket {
-	for _, p := range in.all {
-		i := random.IntN(len(l.clients))
+// address makes each run of packets one for a random client, each packet from one
+// of its servers.
+func (in *inboundBatch) address(l *load, run int, random *rand.Rand) []enginetun.ReadPacket {
+	i := 0
+	for n, p := range in.all {
+		if n%run == 0 {
+			i = random.IntN(len(l.clients))
+		}
 		src, dst := l.servers[i][random.IntN(len(l.servers[i]))], address4(i+1).As4()
 		copy(in.slab[p.Offset+12:], src[:])
 		copy(in.slab[p.Offset+16:], dst[:])
@@ -143,21 +147,28 @@ func (in *inboundBatch) pass(t *Tunnel, packets []enginetun.ReadPacket, now int6
 	return routed
 }
 
+// BenchmarkToClient has packets in runs, as segments of one stream come from the
+// TUN device, and as the worst case another client for every packet.
 func BenchmarkToClient(b *testing.B) {
 	for _, size := range loads {
-		b.Run(size.name, func(b *testing.B) {
-			l, in := newLoad(b, size.clients, size.grants), newInboundBatch()
-			random := rand.New(rand.NewPCG(3, 4))
-			now := clock.UnixNano()
-			b.SetBytes(batchSize * packet.MaxSize)
-			b.ReportAllocs()
-			for b.Loop() {
-				if in.pass(l.tunnel, in.address(l, random), now) != batchSize {
-					b.Fatal("not passed")
-				}
+		for _, run := range []int{8, 1} {
+			if size.clients == 1 && run == 1 {
+				continue
 			}
-			perPacket(b)
-		})
+			b.Run(fmt.Sprintf("%s/RunsOf%d", size.name, run), func(b *testing.B) {
+				l, in := newLoad(b, size.clients, size.grants), newInboundBatch()
+				random := rand.New(rand.NewPCG(3, 4))
+				now := clock.UnixNano()
+				b.SetBytes(batchSize * packet.MaxSize)
+				b.ReportAllocs()
+				for b.Loop() {
+					if in.pass(l.tunnel, in.address(l, run, random), now) != batchSize {
+						b.Fatal("not passed")
+					}
+				}
+				perPacket(b)
+			})
+		}
 	}
 }
 
@@ -166,7 +177,7 @@ func BenchmarkAddressing(b *testing.B) {
 	l, in := newLoad(b, 1000, 20), newInboundBatch()
 	random := rand.New(rand.NewPCG(3, 4))
 	for b.Loop() {
-		in.address(l, random)
+		in.address(l, 1, random)
 	}
 	perPacket(b)
 }
@@ -196,7 +207,7 @@ func TestPipelinesDoNotAllocate(t *testing.T) {
 		}
 	})
 	hold("to client", func() {
-		if in.pass(l.tunnel, in.address(l, random), now) != batchSize {
+		if in.pass(l.tunnel, in.address(l, 1, random), now) != batchSize {
 			t.Error("not passed")
 		}
 	})
