@@ -66,7 +66,12 @@ func TestOneAuthorizationIsOneTrace(t *testing.T) {
 	g := c.access(id)
 	c.access(other)
 	c.signal(g.GatewayID, remoteSrflx)
-	eventually(t, func() bool { return len(tracesWith(exporter.GetSpans(), "relay BindChannels")) == 1 }, "the channels are asked for")
+	// A span shows when it ends, which may be after those that follow from it.
+	eventually(t, func() bool {
+		spans := exporter.GetSpans()
+		bound := tracesWith(spans, "relay BindChannels")
+		return len(bound) == 1 && len(bound[0]) == 5 && len(tracesWith(spans, "peer Authorize")) == 2
+	}, "the channels are asked for")
 
 	authorizations := tracesWith(exporter.GetSpans(), "peer Authorize")
 	if len(authorizations) != 2 {
