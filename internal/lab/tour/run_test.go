@@ -101,7 +101,8 @@ func TestRunTakesWhatDoesNotDependOnAFailure(t *testing.T) {
 func TestRunEndsAStepWhenTheGatewayEnds(t *testing.T) {
 	w := idleWorld(t)
 	waits := func(ctx context.Context, w *World) (Measurement, error) {
-		if _, err := w.gateway.Stop(time.Second); err != nil {
+		// A program built with the race detector sleeps one second at its end.
+		if _, err := w.gateway.Stop(10 * time.Second); err != nil {
 			return Measurement{}, err
 		}
 		return Measurement{}, pause(ctx, stepLimit)
