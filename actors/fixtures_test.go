@@ -95,3 +95,8 @@ func admits(t testing.TB, p *testPlane, c, n byte) bool {
 	}
 	return client.Policy().Outbound(&v, time.Now().UnixNano()).Action == policy.Forward
 }
+
+// said is a message of the portal on a connection with the first key pair.
+func said(m portal.Message) messages.FromPortal {
+	return messages.FromPortal{Message: m, Connection: 7, Epoch: 1}
+}

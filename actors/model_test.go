@@ -13,7 +13,6 @@ import (
 	"firezone-gateway/internal/actorkit"
 	"firezone-gateway/internal/portal"
 	"firezone-gateway/internal/tunnel"
-	"firezone-gateway/messages"
 )
 
 // modelGrant is what a simple gateway would know about one grant.
@@ -48,7 +47,7 @@ type modelRun struct {
 }
 
 func (r *modelRun) say(m portal.Message) {
-	r.system.Send(r.pid, messages.FromPortal{Message: m, Connection: 7})
+	r.system.Send(r.pid, said(m))
 }
 
 func (r *modelRun) authorize(c int, n byte) {

@@ -15,12 +15,18 @@ import (
 // something first, routes the portal's messages to it and forgets it when it
 // holds nothing any more.
 //
-// Supervisor: gateway. A restart starts every peer again from the store.
+// It owns the gateway's key pair, which a reset replaces.
+//
+// Supervisor: gateway. A restart starts every peer again from the store, or
+// begins the reset again that was under way.
 type peers struct {
 	plane    *Plane
 	siblings messages.Siblings
 	gateway  messages.TunnelAddresses
 	children map[string]*peerChild // by client id
+
+	timers    actorkit.Timers
+	resetting *resetting // nil unless a reset is under way
 }
 
 type peerChild struct {
@@ -58,6 +64,12 @@ func (p *peers) Receive(ctx actorkit.Context) {
 		p.gaveUp(ctx, m)
 	case messages.GoodbyeAll:
 		p.goodbyeAll(ctx)
+	case messages.Reset:
+		p.reset(ctx, m)
+	case peersLate:
+		p.part(ctx)
+	case keysRotated:
+		p.finishReset(ctx, m)
 	}
 }
 
@@ -67,12 +79,20 @@ func (p *peers) begin(ctx actorkit.Context, m messages.Siblings) {
 		return
 	}
 	p.siblings, p.gateway = m, p.plane.addresses.load()
+	if p.plane.resetting.Load() {
+		p.startReset(ctx)
+		return
+	}
 	for _, id := range p.plane.store.ids() {
 		p.ensure(ctx, id)
 	}
 }
 
 func (p *peers) fromPortal(ctx actorkit.Context, m messages.FromPortal) {
+	if p.resetting != nil || m.Epoch != p.plane.keys.load().epoch {
+		p.plane.Drops.Add(drop.KeyReplaced, 1)
+		return
+	}
 	switch msg := m.Message.(type) {
 	case portal.Init:
 		p.init(ctx, msg)
@@ -216,6 +236,7 @@ func (p *peers) terminated(ctx actorkit.Context, m *actorkit.Terminated) {
 		return
 	}
 	delete(p.children, id)
+	p.partIfAlone(ctx)
 	if len(c.pending) == 0 {
 		return
 	}

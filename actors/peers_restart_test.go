@@ -33,7 +33,7 @@ func TestPeersComeBackFromTheStoreAfterACrash(t *testing.T) {
 	// What was on its way is not lost either.
 	r.look(r.pid, func(ctx actorkit.Context) {
 		ctx.Send(ctx.Self(), boom{})
-		ctx.Send(ctx.Self(), messages.FromPortal{Message: authorization(1, 11), Connection: 7})
+		ctx.Send(ctx.Self(), said(authorization(1, 11)))
 	})
 	eventually(t, func() bool { return admits(t, r.plane, 1, 11) }, "the authorization is in force")
 	for i, b := range before {

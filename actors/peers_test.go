@@ -50,7 +50,7 @@ func (r *peersRig) start() {
 func (r *peersRig) portalSays(msgs ...portal.Message) {
 	r.t.Helper()
 	for _, m := range msgs {
-		r.system.Send(r.pid, messages.FromPortal{Message: m, Connection: 7})
+		r.system.Send(r.pid, said(m))
 	}
 	r.settle(r.pid)
 }
@@ -243,10 +243,10 @@ func TestAnEmptyPeerEndsWhenItConfirms(t *testing.T) {
 	r.look(r.pid, func(ctx actorkit.Context) {
 		for _, m := range []any{
 			empty(late),
-			messages.FromPortal{Message: portal.ICECandidates{ClientID: clientID(1), Candidates: []string{"too early"}}},
-			messages.FromPortal{Message: authorization(1, 12)},
-			messages.FromPortal{Message: portal.ResourceUpdated{Resource: portal.Resource{ID: "r"}}},
-			messages.FromPortal{Message: portal.RejectAccess{ClientID: clientID(1), ResourceID: "r"}},
+			said(portal.ICECandidates{ClientID: clientID(1), Candidates: []string{"too early"}}),
+			said(authorization(1, 12)),
+			said(portal.ResourceUpdated{Resource: portal.Resource{ID: "r"}}),
+			said(portal.RejectAccess{ClientID: clientID(1), ResourceID: "r"}),
 			empty(0),
 		} {
 			ctx.Send(ctx.Self(), m)
@@ -280,7 +280,7 @@ func TestNotMoreThanTheLimitWaitsForASuccessor(t *testing.T) {
 	r.system.Send(r.pid, messages.PeerEmpty{ClientID: clientID(1)})
 	r.system.Send(r.pid, messages.PeerEmpty{ClientID: clientID(1), Last: r.plane.peerMessages.Load()})
 	for range pendingLimit + 3 {
-		r.system.Send(r.pid, messages.FromPortal{Message: authorization(1, 10)})
+		r.system.Send(r.pid, said(authorization(1, 10)))
 	}
 	r.settle(r.pid)
 	close(free)

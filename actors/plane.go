@@ -3,6 +3,7 @@ package actors
 import (
 	"errors"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -23,7 +24,6 @@ import (
 // actor and outlives the last one. Exported fields never change.
 type Plane struct {
 	Login      portal.LoginURL
-	PublicKey  [32]byte
 	TUN        tun.Config
 	Masquerade bool
 	Drops      *drop.Counters
@@ -35,10 +35,15 @@ type Plane struct {
 	sinks    *sinks
 	host     host
 	players  players
-	mark     uint32                     // of sockets, 0: none
+	sockets  transport.Config           // of Bind's sockets
 	firstTUN atomic.Pointer[tun.Device] // opened before the first actor, for its owner
 	// readerStopped tells the tun actor that the engine gave up on the device.
 	readerStopped chan struct{}
+
+	keys      remembered[keyPair]
+	rotating  sync.Mutex  // one change of the keys at a time
+	resetting atomic.Bool // peers has begun a reset and not ended it
+	rebinding atomic.Bool // transport has closed the sockets and not opened others
 
 	// What actors leave to their next incarnation, each by its one writer.
 	store     *store                               // every peer its client
@@ -58,8 +63,6 @@ type Plane struct {
 // PlaneConfig configures a Plane.
 type PlaneConfig struct {
 	Login            portal.LoginURL
-	PrivateKey       [32]byte
-	PublicKey        [32]byte
 	MaxPartitionTime time.Duration
 	TUN              tun.Config
 	Masquerade       bool
@@ -91,18 +94,22 @@ func newPlane(cfg PlaneConfig) (*Plane, error) {
 	if err != nil {
 		return nil, err
 	}
+	keys, err := newKeyPair(1)
+	if err != nil {
+		return nil, errors.Join(err, sockets.Close())
+	}
 	p := &Plane{
-		Login: cfg.Login, PublicKey: cfg.PublicKey,
-		TUN: cfg.TUN, Masquerade: cfg.Masquerade, Drops: cfg.Drops,
-		host: thisHost, players: allPlayers, mark: cfg.Transport.Mark, readerStopped: make(chan struct{}, 1),
+		Login: cfg.Login, TUN: cfg.TUN, Masquerade: cfg.Masquerade, Drops: cfg.Drops,
+		host: thisHost, players: allPlayers, sockets: cfg.Transport, readerStopped: make(chan struct{}, 1),
 		store: newStore(), memory: portalMemory{backoff: portal.NewBackoff(cfg.MaxPartitionTime)},
 	}
+	p.keys.store(keys)
 	p.sinks = &sinks{drops: cfg.Drops, plane: p}
 	p.Bind = transport.NewBind(sockets, p.sinks)
 	p.Mux = ice.NewMux(p.sinks, cfg.Drops)
 	p.sinks.mux.Store(p.Mux)
 	p.Tunnel, err = tunnel.New(tunnel.Config{
-		PrivateKey: cfg.PrivateKey, Bind: p.Bind, Peers: peers, Logger: cfg.Logger,
+		PrivateKey: keys.private, Bind: p.Bind, Peers: peers, Logger: cfg.Logger,
 		OnDeviceLost: func(err error) {
 			cfg.Logger.Warn("TUN device stopped working", "error", err)
 			select {
@@ -132,12 +139,13 @@ func (p *Plane) Close() error {
 // markSocket puts the routing mark on a socket that must bypass the tunnel's
 // own policy rules (dataplane §7.3).
 func (p *Plane) markSocket(_, _ string, c syscall.RawConn) error {
-	if p.mark == 0 {
+	mark := int(p.sockets.Mark)
+	if mark == 0 {
 		return nil
 	}
 	var err error
 	if e := c.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(p.mark))
+		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, mark)
 	}); e != nil {
 		return e
 	}

@@ -2,8 +2,6 @@ package actors
 
 import (
 	"bytes"
-	"crypto/ecdh"
-	"crypto/rand"
 	"log/slog"
 	"os"
 	"sync"
@@ -15,6 +13,7 @@ import (
 	"firezone-gateway/internal/drop"
 	"firezone-gateway/internal/portal"
 	"firezone-gateway/internal/telemetry"
+	"firezone-gateway/internal/transport"
 	"firezone-gateway/internal/tun"
 )
 
@@ -55,24 +54,12 @@ type testPlane struct {
 // newTestPlane logs in to portalURL, if a test gets that far.
 func newTestPlane(t testing.TB, portalURL string) *testPlane {
 	t.Helper()
-	key, err := ecdh.X25519().GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
 	if portalURL == "" {
 		portalURL = "ws://127.0.0.1:9"
 	}
-	login, err := portal.NewLoginURL(portal.Login{
-		BaseURL: portalURL, Token: "s3cret-login-token", ID: "gateway-under-test", Name: "gateway",
-		UserAgent: "Debian/12.0.0 gateway/1.5.3 (x86_64; 6.1.0)",
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	log := &journal{}
 	p, err := newPlane(PlaneConfig{
-		Login: login, PrivateKey: [32]byte(key.Bytes()), PublicKey: [32]byte(key.PublicKey().Bytes()),
-		MaxPartitionTime: time.Hour, Logger: log.logger(t), Drops: &drop.Counters{},
+		Login: login(t, portalURL), MaxPartitionTime: time.Hour, Logger: log.logger(t), Drops: &drop.Counters{},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -87,10 +74,22 @@ func newTestPlane(t testing.TB, portalURL string) *testPlane {
 	})
 	h := &memoryHost{opened: make(chan *memoryTUN, 64), configured: make(chan tun.Network, 64)}
 	p.host = host{
-		open: h.open, configure: h.configure,
+		sockets: transport.Open, open: h.open, configure: h.configure,
 		forward: func(string, tun.Families) error { return nil },
 	}
 	return &testPlane{Plane: p, log: log, host: h}
+}
+
+func login(t testing.TB, baseURL string) portal.LoginURL {
+	t.Helper()
+	l, err := portal.NewLoginURL(portal.Login{
+		BaseURL: baseURL, Token: "s3cret-login-token", ID: "gateway-under-test", Name: "gateway",
+		UserAgent: "Debian/12.0.0 gateway/1.5.3 (x86_64; 6.1.0)",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
 }
 
 // memoryHost stands for the machine.

@@ -38,7 +38,9 @@ type (
 	sessionTick struct{}
 	relaysLate  struct{}
 	dialed      struct {
-		conn *ws.Conn
+		attempt int
+		epoch   messages.Epoch
+		conn    *ws.Conn
 		// keep ends the connection's bond to the incarnation that dialled it.
 		keep func() bool
 		err  error
@@ -53,6 +55,7 @@ type (
 	pushed struct {
 		message    portal.Message
 		connection messages.Connection
+		epoch      messages.Epoch
 	}
 )
 
@@ -81,12 +84,14 @@ type portalActor struct {
 	siblings messages.Siblings
 	timers   actorkit.Timers
 
-	route    portal.Route
-	dialling bool
-	conn     *ws.Conn
-	session  *portal.Session
-	number   messages.Connection
-	ending   bool
+	route   portal.Route
+	attempt int                // numbers the dials of this incarnation
+	hangUp  context.CancelFunc // ends the dial under way, nil if there is none
+	conn    *ws.Conn
+	session *portal.Session
+	number  messages.Connection
+	epoch   messages.Epoch // of the key that the connection logged in with
+	ending  bool
 
 	// While the transport actor takes new relays, what the portal said after
 	// them waits: an authorization must find the relays that came before it.
@@ -108,7 +113,7 @@ func (a *portalActor) Receive(ctx actorkit.Context) {
 	case messages.Siblings:
 		a.begin(ctx, m)
 	case dial:
-		a.dial(ctx)
+		a.redial(ctx)
 	case dialed:
 		a.dialed(ctx, m)
 	case framesReceived:
@@ -121,6 +126,8 @@ func (a *portalActor) Receive(ctx actorkit.Context) {
 		a.tick(ctx)
 	case messages.SendToPortal:
 		a.send(ctx, m)
+	case messages.Reconnect:
+		a.reconnect(ctx)
 	case messages.ClosePortal:
 		a.close(ctx)
 	case *actorkit.Stopping, *actorkit.Restarting:
@@ -131,42 +138,74 @@ func (a *portalActor) Receive(ctx actorkit.Context) {
 func (a *portalActor) begin(ctx actorkit.Context, m messages.Siblings) {
 	a.siblings = m
 	if m != (messages.Siblings{}) {
-		a.dial(ctx)
+		a.redial(ctx)
 	}
 }
 
-func (a *portalActor) dial(ctx actorkit.Context) {
-	if a.dialling || a.conn != nil || a.ending {
-		return
+func (a *portalActor) redial(ctx actorkit.Context) {
+	if a.hangUp == nil && a.conn == nil && !a.ending {
+		a.dial(ctx, nil)
 	}
-	a.dialling = true
+}
+
+// dial closes old, if there is one, and connects with the key pair in use. A
+// portal admits one connection for each gateway, so one follows the other.
+func (a *portalActor) dial(ctx actorkit.Context, old *ws.Conn) {
 	a.timers.Cancel(dialTimer)
+	a.attempt++
+	keys := a.plane.keys.load()
+	m := dialed{attempt: a.attempt, epoch: keys.epoch}
 	cfg := ws.DialConfig{
-		Endpoint: a.plane.Login.Connect(portal.PublicKey(a.plane.PublicKey)), Preferred: a.route,
+		Endpoint: a.plane.Login.Connect(portal.PublicKey(keys.public)), Preferred: a.route,
 		Control: a.plane.markSocket, Drops: a.plane.Drops,
 	}
+	dialling, hangUp := context.WithCancel(context.Background())
+	a.hangUp = hangUp
 	actorkit.Go(ctx, func(work context.Context) any {
-		conn, err := ws.Dial(work, cfg)
-		if err != nil {
-			return dialed{err: err}
+		defer hangUp()
+		defer context.AfterFunc(work, hangUp)()
+		if old != nil {
+			defer context.AfterFunc(work, old.Abort)()
+			old.Close(ws.CloseNormal, closeTimeout)
 		}
-		// An incarnation that ends before it takes the connection leaves none behind.
-		return dialed{conn: conn, keep: context.AfterFunc(work, conn.Abort)}
+		if m.conn, m.err = ws.Dial(dialling, cfg); m.err == nil {
+			// An incarnation that ends before it takes the connection leaves none behind.
+			m.keep = context.AfterFunc(work, m.conn.Abort)
+		}
+		return m
 	})
 }
 
+// reconnect gives up the connection, or the attempt at one, for another. What
+// was held back for clients of the old one concerns nobody any more.
+func (a *portalActor) reconnect(ctx actorkit.Context) {
+	if a.ending {
+		return
+	}
+	if a.hangUp != nil {
+		a.hangUp()
+	}
+	a.memory.backoff.Hurry()
+	a.memory.backlog = portal.Backlog{}
+	a.dial(ctx, a.detach())
+}
+
 func (a *portalActor) dialed(ctx actorkit.Context, m dialed) {
-	a.dialling = false
+	if m.conn != nil {
+		m.keep()
+	}
+	if a.ending || m.attempt != a.attempt {
+		if m.conn != nil {
+			m.conn.Abort()
+		}
+		return
+	}
+	a.hangUp = nil
 	if m.err != nil {
 		a.retry(ctx, ws.FailureOf(m.err), m.err)
 		return
 	}
-	m.keep()
-	if a.ending {
-		m.conn.Abort()
-		return
-	}
-	a.conn, a.route = m.conn, m.conn.Route()
+	a.conn, a.route, a.epoch = m.conn, m.conn.Route(), m.epoch
 	a.session = portal.NewSession(time.Now())
 	a.memory.connections++
 	a.number = a.memory.connections
@@ -253,22 +292,28 @@ func (a *portalActor) giveUp(ctx actorkit.Context, cause error) {
 }
 
 func (a *portalActor) abort() {
-	a.plane.joined.Store(false)
-	if a.conn != nil {
-		a.conn.Abort()
-		a.conn, a.session = nil, nil
+	if conn := a.detach(); conn != nil {
+		conn.Abort()
 	}
-	a.unread = false
+}
+
+// detach forgets the connection and returns it, nil if there is none.
+func (a *portalActor) detach() *ws.Conn {
+	a.plane.joined.Store(false)
 	a.timers.Cancel(sessionTimer)
+	conn := a.conn
+	a.conn, a.session, a.unread = nil, nil, false
+	return conn
 }
 
 // close ends the channel in an orderly way and answers when that is done.
 func (a *portalActor) close(ctx actorkit.Context) {
 	a.ending = true
 	a.timers.CancelAll()
-	a.plane.joined.Store(false)
-	conn, asked, system := a.conn, ctx.Sender(), ctx.System()
-	a.conn, a.session = nil, nil
+	if a.hangUp != nil {
+		a.hangUp()
+	}
+	conn, asked, system := a.detach(), ctx.Sender(), ctx.System()
 	actorkit.Go(ctx, func(work context.Context) any {
 		if conn != nil {
 			defer context.AfterFunc(work, conn.Abort)()

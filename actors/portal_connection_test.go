@@ -169,7 +169,7 @@ func TestThePortalDialsAgainAfterACrash(t *testing.T) {
 	// The crash of a message drops that message, and none of the others.
 	r.look(r.pid, func(ctx actorkit.Context) {
 		ctx.Send(ctx.Self(), messages.SendToPortal{})
-		ctx.Send(ctx.Self(), pushed{portal.RejectAccess{ClientID: "c", ResourceID: "r"}, 1})
+		ctx.Send(ctx.Self(), pushed{portal.RejectAccess{ClientID: "c", ResourceID: "r"}, 1, 1})
 	})
 	fromPortal[portal.RejectAccess](r)
 	r.event(labportal.PeerLeft)

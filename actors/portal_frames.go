@@ -108,7 +108,7 @@ func (a *portalActor) event(ctx actorkit.Context, e portal.Event) {
 		}
 	case portal.Received:
 		e.Skipped.AddTo(a.plane.Drops)
-		ctx.Send(ctx.Self(), pushed{e.Message, a.number})
+		ctx.Send(ctx.Self(), pushed{e.Message, a.number, a.epoch})
 	case portal.Refused:
 		ctx.Logger().Debug("portal refused a message", "event", e.Event, "reason", e.Reason)
 		if e.Reason == portal.ReasonUnknownMessage && e.Event == (portal.NoRelays{}).Event() {
@@ -135,7 +135,7 @@ func (a *portalActor) pushed(ctx actorkit.Context, m pushed) {
 		a.plane.addresses.store(messages.TunnelAddresses{V4: msg.IPv4, V6: msg.IPv6})
 		ctx.Send(a.siblings.TUN, messages.ConfigureTUN{})
 		a.updateRelays(ctx, messages.UpdateRelays{Connected: portal.MergeRelays(msg.Relays)})
-		ctx.Send(a.siblings.Peers, messages.FromPortal{Message: m.message, Connection: m.connection})
+		a.passOn(ctx, m)
 	case portal.RelaysPresence:
 		a.updateRelays(ctx, messages.UpdateRelays{
 			Disconnected: msg.DisconnectedIDs, Connected: portal.MergeRelays(msg.Connected)})
@@ -145,8 +145,12 @@ func (a *portalActor) pushed(ctx actorkit.Context, m pushed) {
 	case portal.Disconnect:
 		ctx.Logger().Info("portal announces the end of the connection", "reason", msg.Reason)
 	default:
-		ctx.Send(a.siblings.Peers, messages.FromPortal{Message: m.message, Connection: m.connection})
+		a.passOn(ctx, m)
 	}
+}
+
+func (a *portalActor) passOn(ctx actorkit.Context, m pushed) {
+	ctx.Send(a.siblings.Peers, messages.FromPortal{Message: m.message, Connection: m.connection, Epoch: m.epoch})
 }
 
 func (a *portalActor) updateRelays(ctx actorkit.Context, m messages.UpdateRelays) {

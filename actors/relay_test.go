@@ -46,7 +46,7 @@ func newRelayRig(t testing.TB, change ...func(*portal.DualStackRelay)) *relayRig
 	server, secret := startRelay(t)
 	r := &relayRig{stage: newStage(t, newTestPlane(t, "")), server: server}
 	cfg := portal.DualStackRelay{ID: "relay-1", V4: server.Addrs()[0]}
-	cfg.Username, cfg.Password = labrelay.Credentials(secret, portal.PublicKey(r.plane.PublicKey).String(), time.Now().Add(time.Hour))
+	cfg.Username, cfg.Password = labrelay.Credentials(secret, portal.PublicKey(r.plane.PublicKey()).String(), time.Now().Add(time.Hour))
 	for _, f := range change {
 		f(&cfg)
 	}

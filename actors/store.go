@@ -61,6 +61,12 @@ func (s *store) put(id string, c clientState) {
 	s.m[id] = c
 }
 
+func (s *store) clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.m)
+}
+
 func (s *store) delete(id string) { s.put(id, clientState{}) }
 
 func (s *store) ids() []string {

@@ -3,6 +3,7 @@ package actors
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"firezone-gateway/internal/actorkit"
 	"firezone-gateway/internal/drop"
@@ -13,17 +14,26 @@ import (
 // maxRelays bounds the relays known at a time; portals name two (portal §3.1).
 const maxRelays = 64
 
+// rebindDelay is the time between attempts to bind the sockets.
+const rebindDelay = time.Second
+
+type (
+	rebindTimer struct{}
+	rebindAgain struct{}
+)
+
 // transportActor owns the set of relays: one relay actor each, replaced when the
 // portal changes its credentials or addresses (transport T-51). It tells peers
 // what all of them offer.
 //
 // Supervisor: gateway. The sockets live in the plane; a restart starts the known
-// relays again.
+// relays again, and binds the sockets that were being replaced.
 type transportActor struct {
 	plane    *Plane
 	siblings messages.Siblings
 	relays   []*relayEntry // in the order of their first appearance
 	spawned  int
+	timers   actorkit.Timers
 }
 
 type relayEntry struct {
@@ -45,6 +55,8 @@ func (a *transportActor) Receive(ctx actorkit.Context) {
 		a.update(ctx, m)
 	case messages.RelayChanged:
 		a.changed(ctx, m)
+	case messages.Rebind, rebindAgain:
+		a.rebind(ctx)
 	case messages.BindChannels:
 		a.bind(ctx, m)
 	case *actorkit.ChildGaveUp:
@@ -60,9 +72,37 @@ func (a *transportActor) begin(ctx actorkit.Context, m messages.Siblings) {
 	for _, cfg := range a.plane.relays.load() {
 		a.add(ctx, cfg)
 	}
-	if len(a.relays) > 0 {
+	if a.plane.rebinding.Load() {
+		a.rebind(ctx)
+	} else if len(a.relays) > 0 {
 		a.publish(ctx)
 	}
+}
+
+// rebind replaces the sockets. The old ones go first, for the new ones to get
+// the same ports; relays ask for new allocations on these.
+func (a *transportActor) rebind(ctx actorkit.Context) {
+	p := a.plane
+	p.rebinding.Store(true)
+	if err := p.Bind.Sockets().Close(); err != nil {
+		ctx.Logger().Info("close sockets", "error", err)
+	}
+	sockets, err := p.host.sockets(p.sockets)
+	if err != nil {
+		ctx.Logger().Warn("no sockets, trying again", "error", err, "delay", rebindDelay)
+		a.timers.After(ctx, rebindTimer{}, rebindDelay, rebindAgain{})
+		return
+	}
+	p.Bind.Swap(sockets)
+	p.rebinding.Store(false)
+	a.timers.Cancel(rebindTimer{})
+	known := a.relays
+	a.relays = nil
+	for _, r := range known {
+		ctx.Stop(r.pid)
+		a.add(ctx, r.cfg)
+	}
+	a.publish(ctx)
 }
 
 // update follows transport §4.6: forget, add or replace, probe the others.

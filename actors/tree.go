@@ -2,8 +2,10 @@ package actors
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"go.opentelemetry.io/otel/trace"
 
@@ -14,6 +16,7 @@ import (
 // Tree is a running tree of actors.
 type Tree struct {
 	system *actorkit.System
+	plane  *Plane
 	root   actorkit.PID
 	ended  chan end
 }
@@ -29,7 +32,7 @@ func Start(p *Plane, log *slog.Logger, tracer trace.Tracer) (*Tree, error) {
 }
 
 func start(p *Plane, cfg actorkit.Config) (*Tree, error) {
-	t := &Tree{ended: make(chan end, 1)}
+	t := &Tree{plane: p, ended: make(chan end, 1)}
 	t.system = actorkit.NewSystem(cfg)
 	root, err := t.system.Spawn(KindGateway, "gateway", func() actorkit.Actor { return newGateway(p, t.end) })
 	if err != nil {
@@ -62,6 +65,24 @@ func (t *Tree) Wait(ctx context.Context) (code int, cause error) {
 			return e.code, e.cause
 		}
 	}
+}
+
+// resetPatience bounds a reset: peers that end, goodbyes, and a restart that
+// happens meanwhile.
+const resetPatience = 10 * time.Second
+
+// Reset gives the gateway a new key pair, new sockets and a new connection to the
+// portal; clients are sent away and come back. cause is for log and trace. It
+// returns nil once the new key is in use and the portal is being dialled.
+func (t *Tree) Reset(ctx context.Context, cause string) error {
+	peers := t.plane.siblings.load().Peers
+	if peers == nil {
+		return errors.New("reset: the gateway is starting")
+	}
+	if _, err := actorkit.Ask[messages.ResetDone](ctx, t.system, peers, messages.Reset{Cause: cause}, resetPatience); err != nil {
+		return fmt.Errorf("reset: %w", err)
+	}
+	return nil
 }
 
 // Stop stops all actors and waits for them.

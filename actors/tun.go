@@ -8,6 +8,7 @@ import (
 	enginetun "github.com/tailscale/wireguard-go/tun"
 
 	"firezone-gateway/internal/actorkit"
+	"firezone-gateway/internal/transport"
 	"firezone-gateway/internal/tun"
 	"firezone-gateway/messages"
 )
@@ -17,8 +18,9 @@ var (
 	errNotRead    = errors.New("device cannot be read any more")
 )
 
-// host is what the tun actor does to the machine.
+// host is what actors do to the machine.
 type host struct {
+	sockets   func(transport.Config) (*transport.Sockets, error)
 	open      func(tun.Config) (tunDevice, error)
 	configure func(tun.Network) (tun.Families, error)
 	forward   func(link string, f tun.Families) error
@@ -31,6 +33,7 @@ type tunDevice interface {
 }
 
 var thisHost = host{
+	sockets: transport.Open,
 	open: func(cfg tun.Config) (tunDevice, error) {
 		d, err := tun.Open(cfg)
 		if err != nil {

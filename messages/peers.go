@@ -6,7 +6,22 @@ import "firezone-gateway/internal/portal"
 type FromPortal struct {
 	Message    portal.Message
 	Connection Connection
+	Epoch      Epoch // of the key that the connection logged in with
 }
+
+// Epoch numbers the gateway's key pairs in this process, from 1. What the portal
+// says is about the key it was told when its connection began.
+type Epoch uint64
+
+// Reset asks for a new key pair, for goodbyes to all clients and for new
+// connections to relays and portal. The reply is ResetDone.
+type Reset struct {
+	Cause string // in words, for people
+}
+
+// ResetDone is the reply to Reset: the new key is in use, and portal and
+// transport were told.
+type ResetDone struct{}
 
 // PeerEmpty reports that a peer holds no grant and no connection.
 type PeerEmpty struct {

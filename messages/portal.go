@@ -13,6 +13,10 @@ type SendToPortal struct {
 	Connection Connection
 }
 
+// Reconnect asks for another connection at once, with the key pair in use. One
+// that is open is closed in an orderly way.
+type Reconnect struct{}
+
 // ClosePortal asks for an orderly end of the channel; the reply is PortalClosed.
 type ClosePortal struct{}
 

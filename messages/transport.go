@@ -18,6 +18,9 @@ type UpdateRelays struct {
 // anything that is sent after this.
 type RelaysUpdated struct{}
 
+// Rebind asks for new sockets in place of those in use, and new allocations.
+type Rebind struct{}
+
 // BindChannels asks a relay for a channel to each peer address (transport §2.6).
 type BindChannels struct {
 	RelayID string

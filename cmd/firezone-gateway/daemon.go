@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/ecdh"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -90,12 +88,8 @@ func (d *daemon) open(login portal.LoginURL) (*actors.Plane, error) {
 			d.log.Info("kernel limits of socket buffers left as they are", "error", err)
 		}
 	}
-	key, err := ecdh.X25519().GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, err
-	}
 	return actors.NewPlane(actors.PlaneConfig{
-		Login: login, PrivateKey: [32]byte(key.Bytes()), PublicKey: [32]byte(key.PublicKey().Bytes()),
+		Login:            login,
 		MaxPartitionTime: time.Duration(f.MaxPartitionTime),
 		TUN:              tun.Config{Name: tun.DefaultName, Driver: f.TUNDriver, Logger: d.log, Drops: d.drops},
 		Masquerade:       f.Masquerade,

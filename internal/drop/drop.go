@@ -55,6 +55,7 @@ const (
 	ElementMalformed  // one element of a list was skipped
 	CandidateUnusable // candidate string that does not parse or is not allowed
 	ClientUnknown     // message for a client that is not connected
+	KeyReplaced       // about the key pair that a reset has replaced
 
 	// Inside.
 	InjectOverflow // packets made by the gateway exceed their queue
@@ -76,8 +77,9 @@ var names = [Count]string{
 	ChannelUnknown: "channel_unknown", NoPath: "no_path", SendFailed: "send_failed",
 	ThirdPartyPanic: "third_party_panic", FrameMalformed: "frame_malformed", EventUnknown: "event_unknown",
 	PayloadMalformed: "payload_malformed", ElementMalformed: "element_malformed",
-	CandidateUnusable: "candidate_unusable", ClientUnknown: "client_unknown", InjectOverflow: "inject_overflow",
-	MailboxFull: "mailbox_full", TUNWrite: "tun_write",
+	CandidateUnusable: "candidate_unusable", ClientUnknown: "client_unknown", KeyReplaced: "key_replaced",
+	InjectOverflow: "inject_overflow",
+	MailboxFull:    "mailbox_full", TUNWrite: "tun_write",
 }
 
 // String returns the reason as it appears in metrics and logs.

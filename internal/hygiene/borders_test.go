@@ -37,6 +37,7 @@ var layers = map[string]layer{
 	"internal/admin":             ops,
 	"internal/telemetry":         ops,
 	"internal/dns":               edge,
+	"internal/host":              edge,
 	"internal/portal/ws":         edge,
 	"internal/transport":         edge,
 	"internal/transport/ice":     edge,

@@ -33,10 +33,14 @@ type Backoff struct {
 // at most budget.
 func NewBackoff(budget time.Duration) *Backoff { return &Backoff{budget: budget} }
 
-// Success records a successful join, the only thing that resets b.
+// Success records a successful join, the only thing that resets b as a whole.
 func (b *Backoff) Success() {
 	b.started, b.spent, b.failed = true, 0, 0
 }
+
+// Hurry makes the next delays short again, as after a change of the network. The
+// budget goes on.
+func (b *Backoff) Hurry() { b.failed = 0 }
 
 // Next returns the delay before the attempt that follows f. ok is false if there
 // is to be none, because f is fatal or the budget is used up. A Retry-After in f

@@ -170,6 +170,18 @@ func (t *Tunnel) Remove(c *Client) {
 	}
 }
 
+// Rekey gives the gateway another private key. Every client is forgotten as by
+// Remove, because none of them can know the new key yet.
+func (t *Tunnel) Rekey(private [32]byte) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.Each(t.remove)
+	if err := t.engine.SetPrivateKey(device.NoisePrivateKey(private)); err != nil {
+		return fmt.Errorf("set private key: %w", err)
+	}
+	return nil
+}
+
 // SendDomainStatus answers a client's domain set-up (dataplane §3.1). It reports
 // false when the packet had to be dropped.
 func (t *Tunnel) SendDomainStatus(c *Client, e packet.DomainStatusEvent) bool {
