@@ -63,7 +63,9 @@ func (s *stage) sent() (out []messages.SendToPortal) {
 	for {
 		select {
 		case m := <-s.portal.got:
-			out = append(out, m.(messages.SendToPortal))
+			if sent, ok := m.(messages.SendToPortal); ok {
+				out = append(out, sent)
+			}
 		default:
 			return out
 		}
