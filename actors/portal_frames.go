@@ -49,11 +49,12 @@ func (a *portalActor) received(ctx actorkit.Context, m framesReceived) {
 	now := time.Now()
 	for _, f := range m.frames {
 		a.session.Receive(f, now)
-		a.step(ctx)
+		a.settle(ctx)
 		if m.from != a.conn {
 			return
 		}
 	}
+	a.arm(ctx)
 	switch {
 	case m.closed:
 		a.lost(ctx, fmt.Errorf("connection to portal: %w", a.conn.Err()))
@@ -71,8 +72,19 @@ func (a *portalActor) tick(ctx actorkit.Context) {
 	}
 }
 
-// step handles what the session reports and writes what it wants written.
 func (a *portalActor) step(ctx actorkit.Context) {
+	a.settle(ctx)
+	a.arm(ctx)
+}
+
+func (a *portalActor) arm(ctx actorkit.Context) {
+	if a.session != nil {
+		a.timers.After(ctx, sessionTimer, max(0, time.Until(a.session.NextTimeout())), sessionTick{})
+	}
+}
+
+// settle handles what the session reports and writes what it wants written.
+func (a *portalActor) settle(ctx actorkit.Context) {
 	conn := a.conn
 	for {
 		e, ok := a.session.PollEvent()
@@ -94,7 +106,6 @@ func (a *portalActor) step(ctx actorkit.Context) {
 			return
 		}
 	}
-	a.timers.After(ctx, sessionTimer, max(0, time.Until(a.session.NextTimeout())), sessionTick{})
 }
 
 func (a *portalActor) event(ctx actorkit.Context, e portal.Event) {
