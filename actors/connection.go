@@ -24,6 +24,9 @@ type connection struct {
 	cfg    ice.Config
 	agent  ice.Agent
 	failed *atomic.Bool // the agent has given up; replaced with it
+	// checked is set once a check of an agent was answered, which takes one of
+	// the client's as well.
+	checked atomic.Bool
 	// agentFailed tells the owner, from a goroutine of the agent.
 	agentFailed func()
 }
@@ -73,7 +76,10 @@ func (c *connection) renewAgent(locals []netip.AddrPort, remote []ice.Candidate)
 	cfg := c.cfg
 	cfg.Locals = locals
 	cfg.OnState = func(s ice.State) {
-		if s == ice.StateFailed {
+		switch s {
+		case ice.StateConnected:
+			c.checked.Store(true)
+		case ice.StateFailed:
 			failed.Store(true)
 			c.agentFailed()
 		}
@@ -90,6 +96,11 @@ func (c *connection) renewAgent(locals []netip.AddrPort, remote []ice.Candidate)
 		agent.AddRemote(r)
 	}
 	return nil
+}
+
+// heard reports whether an authenticated check or packet of the client arrived.
+func (c *connection) heard() bool {
+	return c.checked.Load() || c.client.Session() != tunnel.SessionNone
 }
 
 // close ends the agent; the session in the packet path goes on.

@@ -81,7 +81,7 @@ func localCandidates(relays messages.RelaysChanged, relayID string) []ice.Candid
 	for _, r := range relays.Relays {
 		if r.RelayID == relayID {
 			for _, a := range r.Relayed {
-				out = append(out, ice.Candidate{Type: ice.Relay, Addr: a})
+				out = append(out, ice.Candidate{Type: ice.Relay, Addr: a, Base: r.Server})
 			}
 		}
 	}

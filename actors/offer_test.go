@@ -72,6 +72,12 @@ func TestLocalCandidatesAreSharedButForTheRelayed(t *testing.T) {
 			t.Errorf("%d. is %+v, want %v", i, c, want[i])
 		}
 	}
+	// One of another family than the relay's address is less worth (§2.4).
+	relays.Relays[1].Server, relays.Relays[1].Relayed = addr("127.0.0.9:3478"), []netip.AddrPort{addr("[::9]:1"), addr("127.0.0.9:1")}
+	got = localCandidates(relays, "b")
+	if four, six := got[len(got)-2], got[len(got)-1]; four.Addr != addr("127.0.0.9:1") || six.Addr != addr("[::9]:1") || four.Priority != 37748479 || six.Priority != 37748735-1000<<8 {
+		t.Errorf("relayed %+v, %+v", four, six)
+	}
 	var many messages.RelayChanged
 	for i := range 3 * maxShared {
 		many.Shared = append(many.Shared, ice.Candidate{Type: ice.Host, Addr: addr(fmt.Sprintf("127.0.0.1:%d", 1+i))})

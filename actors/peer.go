@@ -14,6 +14,10 @@ const (
 	// candidateTimeout ends a connection whose client never sent a candidate
 	// (transport §6 row 8).
 	candidateTimeout = 10 * time.Second
+	// repeatAfter is when a client that was not heard is told our candidates
+	// once more: a portal that runs on many machines may have handed it the
+	// first ones before the connection they belong to (transport §7.7 step 6).
+	repeatAfter = 2 * time.Second
 	// controlLimit bounds the control packets of one client that wait for its
 	// actor.
 	controlLimit = 64
@@ -27,11 +31,13 @@ type timerKey uint8
 const (
 	expiryTimer timerKey = iota
 	candidateTimer
+	repeatTimer
 )
 
 type (
 	grantExpired     struct{}
 	candidatesMissed struct{}
+	repeatCandidates struct{}
 	farewellDone     struct{ err error }
 )
 
@@ -124,6 +130,8 @@ func (p *peer) handle(ctx actorkit.Context, msg any) {
 		p.expire(ctx)
 	case candidatesMissed:
 		p.candidatesMissed(ctx)
+	case repeatCandidates:
+		p.repeatCandidates(ctx)
 	case farewellDone:
 		p.farewellDone(ctx, m)
 	}
@@ -224,12 +232,14 @@ func (p *peer) connect(ctx actorkit.Context, a portal.Authorize, relayID string)
 	}
 	p.conn = conn
 	p.armCandidateTimer(ctx)
+	p.timers.After(ctx, repeatTimer, repeatAfter, repeatCandidates{})
 	return nil
 }
 
 // disconnect drops the transport, without goodbye, and keeps the grants (T-61).
 func (p *peer) disconnect() {
 	p.timers.Cancel(candidateTimer)
+	p.timers.Cancel(repeatTimer)
 	if p.conn != nil {
 		p.conn.forget()
 		p.conn = nil

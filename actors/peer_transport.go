@@ -41,6 +41,12 @@ func (p *peer) candidatesMissed(ctx actorkit.Context) {
 	p.disconnect()
 }
 
+func (p *peer) repeatCandidates(ctx actorkit.Context) {
+	if p.conn != nil && !p.conn.heard() {
+		p.signal(ctx, p.nextOffer(true))
+	}
+}
+
 func (p *peer) relaysChanged(ctx actorkit.Context, m messages.RelaysChanged) {
 	if m.Version <= p.relays.Version {
 		return // the start saw it, or a later one

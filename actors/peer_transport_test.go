@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"firezone-gateway/internal/actorkit"
 	"firezone-gateway/internal/drop"
@@ -253,4 +254,33 @@ func (r *peerRig) expectTimer(key timerKey, armed bool, why string) {
 			r.t.Errorf("%s: timer armed is %v", why, !armed)
 		}
 	})
+}
+
+// A portal may hand the client our candidates before the connection that they
+// belong to.
+func TestCandidatesAreRepeatedForAClientThatIsNotHeard(t *testing.T) {
+	r := newPeerRig(t)
+	began := time.Now()
+	r.tell(authorize(authorization(1, 10)))
+	var batches [][]string
+	eventually(t, func() bool {
+		for _, m := range r.sent() {
+			if c, ok := m.Message.(portal.BroadcastICECandidates); ok {
+				batches = append(batches, c.Candidates)
+			}
+		}
+		return len(batches) == 2
+	}, "the candidates are repeated")
+	if took := time.Since(began); took < repeatAfter {
+		t.Errorf("after %v", took)
+	}
+	if !slices.Equal(batches[0], batches[1]) {
+		t.Errorf("at first %q, then %q", batches[0], batches[1])
+	}
+
+	r.look(r.pid, func(actorkit.Context) { r.peer.conn.checked.Store(true) })
+	r.tell(repeatCandidates{})
+	if sent := r.sent(); len(sent) != 0 {
+		t.Errorf("a client that was heard is told %+v", sent)
+	}
 }

@@ -161,7 +161,8 @@ func (r *relay) event(ctx actorkit.Context, e turn.Event) (changed bool) {
 	switch e := e.(type) {
 	case turn.ServerSelected:
 		r.wire.UseServer(e.Addr)
-		return false
+		r.state.Server = e.Addr
+		return true
 	case turn.HostCandidate:
 		return r.share(ice.Candidate{Type: ice.Host, Addr: e.Addr, Base: e.Addr})
 	case turn.ServerReflexive:

@@ -27,6 +27,8 @@ type RelayChanged struct {
 	Usable bool
 	// Relayed are the addresses of the allocation, empty while there is none.
 	Relayed []netip.AddrPort
+	// Server is the address of the relay that is in use.
+	Server netip.AddrPort
 	// Shared are host and server-reflexive candidates found through this relay,
 	// at most one of each type and family.
 	Shared []ice.Candidate

@@ -39,8 +39,8 @@ func (t Type) String() string { return [...]string{"host", "srflx", "relay"}[t] 
 type Candidate struct {
 	Type Type
 	Addr netip.AddrPort
-	// Base is, for our own candidates, the local address they belong to: of a
-	// relayed address the one that talks to the relay. For a client's it is what
+	// Base is, for our own candidates, the local address they belong to; for a
+	// relayed address it is the one at which its relay is reached. For a client's it is what
 	// the client signalled as related address, or the zero value.
 	Base     netip.AddrPort
 	Priority uint32
