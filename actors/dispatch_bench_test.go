@@ -50,8 +50,8 @@ func BenchmarkPortalMessages(b *testing.B) {
 	sink := func(kind string) actorkit.PID {
 		pid, err := s.system.Spawn(kind, "sink-"+kind, func() actorkit.Actor {
 			return actorkit.ActorFunc(func(ctx actorkit.Context) {
-				if _, ok := ctx.Message().(messages.UpdateRelays); ok {
-					ctx.Respond(messages.RelaysUpdated{})
+				if m, ok := ctx.Message().(messages.UpdateRelays); ok {
+					ctx.Respond(messages.RelaysUpdated{Number: m.Number})
 				}
 			})
 		})

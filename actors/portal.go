@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"firezone-gateway/internal/actorkit"
-	"firezone-gateway/internal/drop"
 	"firezone-gateway/internal/portal"
 	"firezone-gateway/internal/portal/ws"
 	"firezone-gateway/messages"
@@ -16,8 +15,9 @@ import (
 const (
 	// closeTimeout bounds the closing handshake with the portal.
 	closeTimeout = 500 * time.Millisecond
-	// minRetryDelay keeps a portal that asks for a retry at once from being flooded.
-	minRetryDelay = 200 * time.Millisecond
+	// minRetryDelay keeps a portal that asks for a retry at once from being
+	// flooded; it admits one login a second (portal §1.9).
+	minRetryDelay = time.Second
 	// frameBatch bounds the frames handled in one turn.
 	frameBatch = 64
 	// relaysPatience is how long what the portal says waits for the transport
@@ -50,6 +50,8 @@ type (
 		frames [][]byte
 		closed bool
 	}
+	// readOn asks for more frames, after what was set aside.
+	readOn struct{ from *ws.Conn }
 	// pushed is one message of the portal, on its way to whom it concerns. The
 	// actor sends it to itself, which begins a trace per message of the portal.
 	pushed struct {
@@ -61,6 +63,9 @@ type (
 
 // Untraced keeps frames from opening spans; the messages in them do.
 func (framesReceived) Untraced() {}
+
+// Untraced: see framesReceived.
+func (readOn) Untraced() {}
 
 // portalMemory is what the portal actor leaves to its next incarnation. Only one
 // incarnation at a time touches it.
@@ -96,8 +101,11 @@ type portalActor struct {
 	// While the transport actor takes new relays, what the portal said after
 	// them waits: an authorization must find the relays that came before it.
 	awaiting bool
+	updates  uint64 // numbers what transport is asked
 	waiting  *actorkit.Stash
 	unread   bool // frames are left with the connection meanwhile
+
+	full bool // the connection takes no frame, and will tell when it does
 }
 
 func newPortal(p *Plane) *portalActor {
@@ -120,10 +128,16 @@ func (a *portalActor) Receive(ctx actorkit.Context) {
 		a.received(ctx, m)
 	case pushed:
 		a.pushed(ctx, m)
-	case messages.RelaysUpdated, relaysLate:
+	case messages.RelaysUpdated:
+		a.relaysUpdated(ctx, m)
+	case relaysLate:
 		a.resume(ctx)
+	case readOn:
+		a.readOn(ctx, m)
 	case sessionTick:
 		a.tick(ctx)
+	case drained:
+		a.drained(ctx, m)
 	case messages.SendToPortal:
 		a.send(ctx, m)
 	case messages.Reconnect:
@@ -214,48 +228,6 @@ func (a *portalActor) dialed(ctx actorkit.Context, m dialed) {
 	a.step(ctx)
 }
 
-// send hands a message to the session. While no connection is joined only the
-// net change of candidates is kept (portal rule 40); an acknowledgement never
-// leaves on another connection than the one of its request.
-func (a *portalActor) send(ctx actorkit.Context, m messages.SendToPortal) {
-	if m.Connection != 0 && (a.session == nil || m.Connection != a.number) {
-		ctx.Logger().Debug("message outlived its portal connection", "event", m.Message.Event())
-		return
-	}
-	if a.session == nil || !a.session.Joined() {
-		if a.holdBack(m.Message) || a.session == nil {
-			return
-		}
-	}
-	a.submit(ctx, m.Message)
-	a.step(ctx)
-}
-
-// holdBack keeps changes of candidates for the next join.
-func (a *portalActor) holdBack(m portal.Outgoing) bool {
-	var clients, candidates []string
-	keep := a.memory.backlog.Announce
-	switch c := m.(type) {
-	case portal.BroadcastICECandidates:
-		clients, candidates = c.ClientIDs, c.Candidates
-	case portal.BroadcastInvalidatedICECandidates:
-		keep, clients, candidates = a.memory.backlog.Withdraw, c.ClientIDs, c.Candidates
-	default:
-		return false
-	}
-	for _, id := range clients {
-		a.plane.Drops.Add(drop.MailboxFull, uint64(keep(id, candidates)))
-	}
-	return true
-}
-
-func (a *portalActor) submit(ctx actorkit.Context, m portal.Outgoing) {
-	if err := a.session.Send(m); err != nil {
-		a.plane.Drops.Add(drop.MailboxFull, 1)
-		ctx.Logger().Warn("message to portal dropped", "event", m.Event(), "error", err)
-	}
-}
-
 func (a *portalActor) ended(ctx actorkit.Context, e portal.Ended) {
 	err := fmt.Errorf("portal ended the session: %s %s", e.Cause, e.Detail)
 	if e.Cause.Fatal() {
@@ -281,7 +253,9 @@ func (a *portalActor) retry(ctx actorkit.Context, f portal.Failure, cause error)
 		a.giveUp(ctx, cause)
 		return
 	}
-	delay = max(delay, minRetryDelay)
+	if f.HasRetryAfter {
+		delay = max(delay, minRetryDelay)
+	}
 	ctx.Logger().Warn("no portal, trying again", "error", cause, "delay", delay)
 	a.timers.After(ctx, dialTimer, delay, dial{})
 }
@@ -302,7 +276,7 @@ func (a *portalActor) detach() *ws.Conn {
 	a.plane.joined.Store(false)
 	a.timers.Cancel(sessionTimer)
 	conn := a.conn
-	a.conn, a.session, a.unread = nil, nil, false
+	a.conn, a.session, a.unread, a.full = nil, nil, false, false
 	return conn
 }
 

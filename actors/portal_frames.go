@@ -96,16 +96,7 @@ func (a *portalActor) settle(ctx actorkit.Context) {
 			return // the event ended this connection
 		}
 	}
-	for {
-		f, ok := a.session.PollFrame()
-		if !ok {
-			break
-		}
-		if err := a.conn.Write(f); err != nil {
-			a.lost(ctx, fmt.Errorf("connection to portal: %w", err))
-			return
-		}
-	}
+	a.write(ctx)
 }
 
 func (a *portalActor) event(ctx actorkit.Context, e portal.Event) {
@@ -114,9 +105,6 @@ func (a *portalActor) event(ctx actorkit.Context, e portal.Event) {
 		ctx.Logger().Info("joined the portal", "route", a.route)
 		a.memory.backoff.Success()
 		a.plane.joined.Store(true)
-		for _, m := range a.memory.backlog.Drain() {
-			a.submit(ctx, m)
-		}
 	case portal.Received:
 		e.Skipped.AddTo(a.plane.Drops)
 		ctx.Send(ctx.Self(), pushed{e.Message, a.number, a.epoch})
@@ -145,7 +133,7 @@ func (a *portalActor) pushed(ctx actorkit.Context, m pushed) {
 	case portal.Init:
 		a.plane.addresses.store(messages.TunnelAddresses{V4: msg.IPv4, V6: msg.IPv6})
 		ctx.Send(a.siblings.TUN, messages.ConfigureTUN{})
-		a.updateRelays(ctx, messages.UpdateRelays{Connected: portal.MergeRelays(msg.Relays)})
+		a.updateRelays(ctx, messages.UpdateRelays{All: true, Connected: portal.MergeRelays(msg.Relays)})
 		a.passOn(ctx, m)
 	case portal.RelaysPresence:
 		a.updateRelays(ctx, messages.UpdateRelays{
@@ -165,17 +153,38 @@ func (a *portalActor) passOn(ctx actorkit.Context, m pushed) {
 }
 
 func (a *portalActor) updateRelays(ctx actorkit.Context, m messages.UpdateRelays) {
+	a.updates++
+	m.Number = a.updates
 	ctx.Request(a.siblings.Transport, m)
 	a.awaiting = true
 	a.timers.After(ctx, relaysTimer, relaysPatience, relaysLate{})
 }
 
-// resume goes on with what the portal said after it named relays.
+// relaysUpdated ends the wait for the transport, unless it answers an earlier
+// update whose wait was given up.
+func (a *portalActor) relaysUpdated(ctx actorkit.Context, m messages.RelaysUpdated) {
+	if m.Number == a.updates {
+		a.resume(ctx)
+	}
+}
+
+// resume goes on with what the portal said after it named relays. More is read
+// when all of that was handled, or waits again: the bound of what waits depends
+// on it.
 func (a *portalActor) resume(ctx actorkit.Context) {
+	if !a.awaiting {
+		return
+	}
 	a.awaiting = false
 	a.timers.Cancel(relaysTimer)
 	a.waiting.Release(ctx)
 	if a.unread {
+		ctx.Send(ctx.Self(), readOn{from: a.conn})
+	}
+}
+
+func (a *portalActor) readOn(ctx actorkit.Context, m readOn) {
+	if m.from == a.conn && a.unread && !a.awaiting {
 		a.unread = false
 		a.pump(ctx)
 	}

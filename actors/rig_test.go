@@ -91,7 +91,7 @@ func (p *probe) receive(ctx actorkit.Context) {
 		m(ctx)
 	case *actorkit.Started, *actorkit.Stopping, *actorkit.Stopped, *actorkit.Restarting:
 	case messages.UpdateRelays: // a probe of the transport takes them at once
-		ctx.Respond(messages.RelaysUpdated{})
+		ctx.Respond(messages.RelaysUpdated{Number: m.Number})
 		p.got <- m
 	default:
 		p.got <- m

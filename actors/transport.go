@@ -105,20 +105,35 @@ func (a *transportActor) rebind(ctx actorkit.Context) {
 	a.publish(ctx)
 }
 
-// update follows transport §4.6: forget, add or replace, probe the others.
+// update follows transport §4.6: forget, add or replace, probe the others. A
+// relay that was replaced while the portal was away is never named again, so one
+// that does not work is forgotten with the next full list, or when it takes the
+// place of another.
 func (a *transportActor) update(ctx actorkit.Context, m messages.UpdateRelays) {
-	for _, id := range m.Disconnected {
-		a.remove(ctx, id)
-	}
 	named := map[string]bool{}
 	for _, cfg := range m.Connected {
 		named[cfg.ID] = true
+	}
+	broken := func(r *relayEntry) bool { return !r.offer.Usable && !named[r.cfg.ID] }
+	for _, id := range m.Disconnected {
+		a.remove(ctx, id)
+	}
+	for _, r := range slices.Clone(a.relays) {
+		if m.All && broken(r) {
+			a.remove(ctx, r.cfg.ID)
+		}
+	}
+	for _, cfg := range m.Connected {
 		old := a.find(cfg.ID)
 		if old != nil && old.cfg == cfg && old.offer.Usable {
 			continue
 		}
 		a.remove(ctx, cfg.ID)
+		if i := slices.IndexFunc(a.relays, broken); i >= 0 && len(a.relays) == maxRelays {
+			a.remove(ctx, a.relays[i].cfg.ID)
+		}
 		if len(a.relays) == maxRelays {
+			ctx.Logger().Warn("relay not used, there are too many", "relay_id", cfg.ID, "relays", len(a.relays))
 			a.plane.Drops.Add(drop.ElementMalformed, 1)
 			continue
 		}
@@ -131,7 +146,7 @@ func (a *transportActor) update(ctx actorkit.Context, m messages.UpdateRelays) {
 	}
 	a.remember()
 	a.publish(ctx)
-	ctx.Respond(messages.RelaysUpdated{})
+	ctx.Respond(messages.RelaysUpdated{Number: m.Number})
 }
 
 func (a *transportActor) add(ctx actorkit.Context, cfg portal.DualStackRelay) {

@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -304,4 +305,45 @@ func TestTransportStopsWithItsRelays(t *testing.T) {
 	r.root.do(func(ctx actorkit.Context) { ctx.Stop(r.pid) })
 	relayGot[*actorkit.Stopped](r, "a")
 	next[*actorkit.Terminated](t, r.root)
+}
+
+// The ids of relays change when they restart; those that vanished while the
+// portal was away are never named again.
+func TestRelaysThatVanishedTakeNoPlace(t *testing.T) {
+	r := newTransportRig(t)
+	r.plane.players.relay = func(*Plane, portal.DualStackRelay) actorkit.Actor {
+		return actorkit.ActorFunc(func(actorkit.Context) {})
+	}
+	for n := range maxRelays + 6 {
+		r.update(nil, relayConfig(fmt.Sprint("relay-", n)))
+	}
+	var pids []actorkit.PID
+	r.look(r.pid, func(ctx actorkit.Context) { pids = ctx.Children() })
+	if len(pids) != maxRelays {
+		t.Fatalf("%d relays, want %d", len(pids), maxRelays)
+	}
+	refused := r.dropped(drop.ElementMalformed)
+	if refused != 6 {
+		t.Errorf("%d refused while all work, want 6", refused)
+	}
+	fail := func(pid actorkit.PID) {
+		id := actorkit.Path(pid)
+		id = id[strings.LastIndex(id, "/")+1 : strings.LastIndex(id, ".")]
+		r.system.Send(r.pid, messages.RelayChanged{RelayID: id, Reporter: pid})
+		r.settle(r.pid)
+	}
+	fail(pids[5])
+	r.update(nil, relayConfig("new"))
+	if got := r.dropped(drop.ElementMalformed); got != refused {
+		t.Error("a relay that does not work keeps its place")
+	}
+	// A full list ends those that do not work and are not in it.
+	fail(pids[7])
+	r.root.do(func(ctx actorkit.Context) {
+		ctx.Request(r.pid, messages.UpdateRelays{All: true, Connected: []portal.DualStackRelay{relayConfig("new")}})
+	})
+	next[messages.RelaysUpdated](t, r.root)
+	if got := len(r.plane.offers.load().Relays); got != maxRelays-1 {
+		t.Errorf("%d relays are left", got)
+	}
 }

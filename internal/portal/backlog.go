@@ -41,29 +41,30 @@ func (b *Backlog) Withdraw(clientID string, candidates []string) (dropped int) {
 	return move(&c.remove, &c.add, candidates)
 }
 
-// Forget removes what is held for one client.
-func (b *Backlog) Forget(clientID string) {
-	delete(b.clients, clientID)
-	if i := slices.Index(b.order, clientID); i >= 0 {
-		b.order = slices.Delete(b.order, i, i+1)
-	}
-}
+// Empty reports whether nothing is held.
+func (b *Backlog) Empty() bool { return len(b.order) == 0 }
 
-// Drain empties b and returns the messages that bring the portal up to date,
-// withdrawals of a client before its announcements.
-func (b *Backlog) Drain() []Outgoing {
-	var out []Outgoing
-	for _, id := range b.order {
+// Next takes the changes of the client that waits longest and returns them as
+// messages, two at most, its withdrawals before its announcements. It returns
+// none when b is empty; changes that cancelled out are skipped.
+func (b *Backlog) Next() []Outgoing {
+	for len(b.order) > 0 {
+		id := b.order[0]
 		c := b.clients[id]
+		b.order = b.order[1:]
+		delete(b.clients, id)
+		var out []Outgoing
 		if len(c.remove) > 0 {
 			out = append(out, BroadcastInvalidatedICECandidates{ClientIDs: []string{id}, Candidates: c.remove})
 		}
 		if len(c.add) > 0 {
 			out = append(out, BroadcastICECandidates{ClientIDs: []string{id}, Candidates: c.add})
 		}
+		if len(out) > 0 {
+			return out
+		}
 	}
-	b.order, b.clients = nil, nil
-	return out
+	return nil
 }
 
 func (b *Backlog) of(clientID string) *change {

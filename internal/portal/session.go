@@ -98,6 +98,15 @@ func (s *Session) Send(m Outgoing) error {
 	return nil
 }
 
+// Room returns how many more messages Send takes before ErrQueueFull, none of an
+// ended session. PollFrame makes room while the session is joined.
+func (s *Session) Room() int {
+	if s.state == stateEnded {
+		return 0
+	}
+	return max(0, QueueLimit-len(s.queue))
+}
+
 // Receive handles one text frame of the portal, of which s keeps nothing. A
 // frame that is malformed leads to a Dropped event and never ends the session
 // (rule 23).

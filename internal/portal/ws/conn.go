@@ -74,6 +74,9 @@ type Conn struct {
 	err     error // set before failed is closed
 
 	written chan struct{} // closed when the writer has ended
+
+	mu      sync.Mutex
+	drained chan struct{} // what Drained returned and is still open, else nil
 }
 
 func start(ws *websocket.Conn, route portal.Route, idle time.Duration, drops *drop.Counters) *Conn {
@@ -131,6 +134,25 @@ func (c *Conn) Write(frame []byte) error {
 	default:
 		return ErrQueueFull
 	}
+}
+
+// Room returns how many frames Write takes before ErrQueueFull. It is a lower
+// bound for a caller that is the only one to write.
+func (c *Conn) Room() int { return cap(c.out) - len(c.out) }
+
+// Drained returns a channel that is closed once at least half of the queue of
+// Write is free, or the connection has ended. If one of them is so already, the
+// channel is closed, so that no moment can be missed: call Drained after Room
+// was zero, wait, and go on. A channel tells of one moment only.
+func (c *Conn) Drained() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.drained == nil {
+		c.drained = make(chan struct{})
+	}
+	ch := c.drained
+	c.wake()
+	return ch
 }
 
 // Close writes what is queued and a Close frame with the given code, waits for
@@ -213,6 +235,7 @@ func (c *Conn) write() {
 	for {
 		select {
 		case frame := <-c.out:
+			c.taken()
 			if err := c.writeFrame(frame, time.Now().Add(writeLimit)); err != nil {
 				c.fail(fmt.Errorf("write to portal: %w", err))
 				return
@@ -232,6 +255,7 @@ func (c *Conn) finish() {
 	for {
 		select {
 		case frame := <-c.out:
+			c.taken()
 			if err := c.writeFrame(frame, c.deadline); err != nil {
 				c.fail(ErrClosed)
 				return
@@ -251,6 +275,22 @@ func (c *Conn) writeFrame(frame []byte, deadline time.Time) error {
 		return err
 	}
 	return c.ws.WriteMessage(websocket.TextMessage, frame)
+}
+
+// taken follows each frame that leaves the queue, and the end.
+func (c *Conn) taken() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wake()
+}
+
+// wake closes the open channel of Drained if it is time. mu is held.
+func (c *Conn) wake() {
+	if c.drained == nil || (c.Err() == nil && c.Room() < cap(c.out)/2) {
+		return
+	}
+	close(c.drained)
+	c.drained = nil
 }
 
 // answerClose sends the portal's Close back (rule 22). An answer that can not
@@ -288,5 +328,6 @@ func (c *Conn) fail(err error) {
 			socket = t.NetConn()
 		}
 		_ = socket.Close()
+		c.taken()
 	})
 }
