@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"firezone-gateway/internal/admin"
 	"firezone-gateway/internal/portal/ws"
 	"firezone-gateway/internal/tun"
 )
@@ -23,6 +24,10 @@ func advise(err error) error {
 		{tun.ErrPermission, "the device node must be readable and writable by this user, and CAP_NET_ADMIN is needed"},
 		{tun.ErrBusy, "another gateway is running on this host; stop it first"},
 		{tun.ErrNameTaken, "another program made it; remove it with: ip link delete " + tun.DefaultName},
+		{admin.ErrNoGateway, "is the gateway running? If its socket is elsewhere, name it by --control-socket or FIREZONE_CONTROL_SOCKET"},
+		{admin.ErrForbidden, "run this as the gateway's user or as root"},
+		{admin.ErrOtherVersion, "gateway and command are of different versions; restart the gateway to run the new one"},
+		{admin.ErrTaken, "if that is another gateway, give this one its own by --control-socket or FIREZONE_CONTROL_SOCKET"},
 	} {
 		if errors.Is(err, a.is) {
 			return fmt.Errorf("%w: %s", err, a.advice)

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"firezone-gateway/internal/admin"
 	"firezone-gateway/internal/portal"
 	"firezone-gateway/internal/portal/ws"
 	"firezone-gateway/internal/tun"
@@ -25,6 +26,10 @@ func TestAdvice(t *testing.T) {
 		{tun.ErrBusy, "another gateway"},
 		{tun.ErrNameTaken, "ip link delete tun-firezone"},
 		{refused, "deploy a new one"},
+		{admin.ErrNoGateway, "is the gateway running?"},
+		{admin.ErrForbidden, "or as root"},
+		{admin.ErrOtherVersion, "different versions"},
+		{admin.ErrTaken, "--control-socket"},
 	} {
 		wrapped := fmt.Errorf("context: %w", tc.err)
 		got := advise(wrapped)

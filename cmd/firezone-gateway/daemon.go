@@ -102,8 +102,8 @@ func (d *daemon) open(login portal.LoginURL) (*actors.Plane, error) {
 }
 
 // serve runs the gateway until it decides to end or ctx does, then gives
-// everything back to the host.
-func (d *daemon) serve(ctx context.Context) (code int, err error) {
+// everything back to the host. Each of hangups resets it.
+func (d *daemon) serve(ctx context.Context, hangups <-chan os.Signal) (code int, err error) {
 	defer d.flush()
 	defer d.end("packet path", d.plane.Close)
 	health, err := admin.Serve(d.flags.HealthCheckAddr, d.plane.Missing)
@@ -116,7 +116,9 @@ func (d *daemon) serve(ctx context.Context) (code int, err error) {
 	if err != nil {
 		return exitFailure, err
 	}
+	stop := d.allowResets(ctx, tree.Reset, hangups)
 	code, err = tree.Wait(ctx)
+	stop()
 	// The rules go first: once the device is gone, they may be another gateway's.
 	d.end("routes and rules", d.restoreHost)
 	d.end("actors", within(actorsLimit, tree.Stop))

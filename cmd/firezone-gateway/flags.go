@@ -23,6 +23,7 @@ const description = `Gateway of a Firezone account: clients reach private resour
 It needs a token, CAP_NET_ADMIN and /dev/net/tun, and connects out only: to the portal over a websocket, to relays and clients over UDP (port 52625, no inbound rule needed). Packets of clients leave through the host's routing; let the host forward and masquerade them, or use --masquerade.
 
   FIREZONE_TOKEN=... firezone-gateway --masquerade
+  firezone-gateway reset    give the running gateway a new key, see reset --help
 
 The token comes from the command line, else from FIREZONE_TOKEN, else from a systemd credential of that name (LoadCredential=FIREZONE_TOKEN:/etc/firezone/gateway-token). A value that names a file stands for the file's content.
 
@@ -36,7 +37,7 @@ Exit codes:
      longer than --max-partition-time; or a second signal while ending
   2  wrong usage: bad flag, URL, log directive or telemetry endpoint
 
-A service manager should restart it after 1. It may take up to 15 s to end.`
+A service manager should restart it after 1. It may take up to 15 s to end. SIGHUP does what the command reset does.`
 
 // flags are the command line and environment of the gateway. Names follow the
 // original (dataplane §8.1), so that an operator can swap binaries.
@@ -49,6 +50,7 @@ type flags struct {
 	NoTelemetry      bool        `name:"no-telemetry" env:"FIREZONE_NO_TELEMETRY" help:"Accepted for compatibility: this gateway sends nothing to the vendor in any case."`
 	NoCheck          bool        `name:"no-check" help:"Skip the check for CAP_NET_ADMIN at start."`
 	HealthCheckAddr  string      `name:"health-check-addr" env:"HEALTH_CHECK_ADDR" default:"0.0.0.0:8080" help:"IP address and port of the health endpoint: /healthz is 200 while the process lives, /readyz while it can serve clients, else 503."`
+	ControlSocket    string      `name:"control-socket" env:"FIREZONE_CONTROL_SOCKET" default:"${control_socket}" help:"Unix socket on which this gateway takes commands such as reset, from its own user and root. none: no such socket."`
 	LogFormat        string      `name:"log-format" env:"FIREZONE_LOG_FORMAT" enum:"human,json" default:"human" help:"Log format: human or json."`
 	LogDirectives    string      `name:"log-level" env:"RUST_LOG" default:"info" help:"Log level (off, error, warn, info, debug, trace), or directives per target: info,portal=debug,transport=warn."`
 	FlowLogs         bool        `name:"flow-logs" env:"FIREZONE_FLOW_LOGS" hidden:""`
@@ -61,6 +63,7 @@ type flags struct {
 	UDPRecvBuffer    int         `name:"udp-recv-buffer-size" env:"FIREZONE_UDP_RECV_BUFFER_SIZE" default:"${recv_buffer}" help:"Receive buffer of each UDP socket in bytes."`
 	Masquerade       bool        `name:"masquerade" env:"FIREZONE_MASQUERADE" help:"Switch on forwarding and install masquerade rules for client addresses (nftables table firezone_gateway)."`
 	TUNDriver        tun.Driver  `name:"tun-driver" env:"FIREZONE_TUN_DRIVER" default:"auto" help:"How packets move through the TUN device: auto uses kernel offloads where they work, water moves one packet per system call."`
+	NoHostWatch      bool        `name:"no-host-watch" env:"FIREZONE_NO_HOST_WATCH" help:"Do not reset when the host resumes from suspension or its default route changes."`
 	ReportedVersion  string      `name:"reported-version" env:"FIREZONE_REPORTED_VERSION" default:"${reported}" hidden:""`
 	Version          versionFlag `name:"version" help:"Print the version and exit."`
 }
@@ -80,28 +83,38 @@ func (versionFlag) BeforeReset(app *kong.Kong) error {
 func parse(args []string, stdout, stderr io.Writer) (*flags, error) {
 	f := &flags{}
 	parser := kong.Must(f, kong.Name("firezone-gateway"), kong.Description(description), kong.Writers(stdout, stderr), kong.Vars{
-		"reported":    reportedVersion,
-		"send_buffer": fmt.Sprint(sendBuffer),
-		"recv_buffer": fmt.Sprint(recvBuffer),
+		"control_socket": defaultControlSocket,
+		"reported":       reportedVersion,
+		"send_buffer":    fmt.Sprint(sendBuffer),
+		"recv_buffer":    fmt.Sprint(recvBuffer),
 	})
+	if err := parseArgs(parser, args); err != nil {
+		if unexpectedArgument(err) {
+			err = errors.New("more than one argument: the only one is the token")
+		}
+		return nil, err
+	}
+	return f, f.validate()
+}
+
+// parseArgs lets the parser fill in its flags. An empty variable counts as unset.
+func parseArgs(parser *kong.Kong, args []string) error {
 	values := parser.Model.Positional
 	for _, flag := range parser.Model.Flags {
 		values = append(values, flag.Value)
 	}
 	for _, v := range values {
 		if err := unsetEmpty(v.Tag.Envs); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if _, err := parser.Parse(args); err != nil {
-		// The parser quotes the argument, which may be the token.
-		if strings.HasPrefix(err.Error(), "unexpected argument") {
-			return nil, errors.New("more than one argument: the only one is the token")
-		}
-		return nil, err
-	}
-	return f, f.validate()
+	_, err := parser.Parse(args)
+	return err
 }
+
+// unexpectedArgument reports whether the parser quotes an argument, which may be
+// the token.
+func unexpectedArgument(err error) bool { return strings.HasPrefix(err.Error(), "unexpected argument") }
 
 // unsetEmpty removes empty variables, which the parser would take for a value.
 func unsetEmpty(names []string) error {
@@ -123,11 +136,17 @@ var semver = regexp.MustCompile(`^(0|[1-9]\d{0,5})\.(0|[1-9]\d{0,5})\.(0|[1-9]\d
 
 // validate checks what the parser cannot. Its errors are usage errors.
 func (f *flags) validate() error {
+	if f.Token == resetCommand {
+		return errors.New("a command comes before its flags: firezone-gateway reset --help")
+	}
 	if err := checkURL(f.APIURL); err != nil {
 		return fmt.Errorf("--api-url: %w, expected something like wss://api.firezone.dev", err)
 	}
 	if _, err := netip.ParseAddrPort(f.HealthCheckAddr); err != nil {
 		return fmt.Errorf("--health-check-addr: %w, expected something like 127.0.0.1:8080", err)
+	}
+	if err := checkControlSocket(f.ControlSocket); err != nil && f.ControlSocket != noControlSocket {
+		return err
 	}
 	if utf8.RuneCountInString(f.Name) > maxText {
 		return fmt.Errorf("--firezone-name: longer than %d characters", maxText)

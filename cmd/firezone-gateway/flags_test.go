@@ -42,7 +42,7 @@ func TestDefaults(t *testing.T) {
 	want := flags{
 		APIURL: "wss://api.firezone.dev", HealthCheckAddr: "0.0.0.0:8080", LogFormat: "human", LogDirectives: "info",
 		MaxPartitionTime: humanSpan(24 * time.Hour), UDPSendBuffer: 2097152, UDPRecvBuffer: 16777216,
-		ReportedVersion: reportedVersion,
+		ReportedVersion: reportedVersion, ControlSocket: "/run/firezone/gateway.sock",
 	}
 	if *f != want {
 		t.Errorf("got  %+v\nwant %+v", *f, want)
@@ -58,6 +58,7 @@ func TestVariablesOfTheOriginal(t *testing.T) {
 		"FIREZONE_VALIDATE_CHECKSUMS": "true", "FIREZONE_NO_INC_BUF": "true", "FIREZONE_MAX_PARTITION_TIME": "30d",
 		"RUST_LOG": "debug", "FIREZONE_UDP_SEND_BUFFER_SIZE": "1", "FIREZONE_UDP_RECV_BUFFER_SIZE": "2",
 		"FIREZONE_MASQUERADE": "true", "FIREZONE_TUN_DRIVER": "water", "FIREZONE_REPORTED_VERSION": "1.4.0",
+		"FIREZONE_CONTROL_SOCKET": "/x", "FIREZONE_NO_HOST_WATCH": "true",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -67,6 +68,7 @@ func TestVariablesOfTheOriginal(t *testing.T) {
 		LogFormat: "json", FlowLogs: true, Metrics: "otel-collector", OTLPEndpoint: "collector:4317", ValidateChecksum: true,
 		NoIncBuf: true, MaxPartitionTime: humanSpan(30 * day), LogDirectives: "debug", UDPSendBuffer: 1, UDPRecvBuffer: 2,
 		Masquerade: true, TUNDriver: tun.Water, ReportedVersion: "1.4.0",
+		ControlSocket: "/x", NoHostWatch: true,
 	}
 	if *f != want {
 		t.Errorf("got  %+v\nwant %+v", *f, want)
@@ -92,6 +94,9 @@ func TestPrecedence(t *testing.T) {
 		{"an empty identity counts as unset", map[string]string{"FIREZONE_ID": ""}, nil, func(f *flags) any { return f.ID }, ""},
 		{"an empty URL counts as unset", map[string]string{"FIREZONE_API_URL": ""}, nil, func(f *flags) any { return f.APIURL }, "wss://api.firezone.dev"},
 		{"an empty boolean counts as unset", map[string]string{"FIREZONE_NO_TELEMETRY": ""}, nil, func(f *flags) any { return f.NoTelemetry }, false},
+		{"an empty control socket counts as unset", map[string]string{"FIREZONE_CONTROL_SOCKET": ""}, nil, func(f *flags) any { return f.ControlSocket }, "/run/firezone/gateway.sock"},
+		{"a flag wins over the variable for the control socket", map[string]string{"FIREZONE_CONTROL_SOCKET": "/env"}, []string{"--control-socket=/flag"}, func(f *flags) any { return f.ControlSocket }, "/flag"},
+		{"the control socket can be switched off", nil, []string{"--control-socket", "none"}, func(f *flags) any { return f.ControlSocket }, "none"},
 		{"variables of old versions are ignored", map[string]string{"FIREZONE_NUM_TUN_THREADS": "x", "FIREZONE_ENABLE_MASQUERADE": "1", "FZFF_X": "y", "LOG_FORMAT": "z"}, nil, func(f *flags) any { return f.Masquerade }, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -134,6 +139,11 @@ func TestWrongUsage(t *testing.T) {
 		{"a buffer that is no number", map[string]string{"FIREZONE_UDP_SEND_BUFFER_SIZE": "2MB"}, nil, "FIREZONE_UDP_SEND_BUFFER_SIZE"},
 		{"a negative buffer", map[string]string{"FIREZONE_UDP_RECV_BUFFER_SIZE": "-1"}, nil, "--udp-recv-buffer-size"},
 		{"a buffer the kernel cannot count", map[string]string{"FIREZONE_UDP_SEND_BUFFER_SIZE": "2147483648"}, nil, "--udp-send-buffer-size"},
+		{"an empty control socket", nil, []string{"--control-socket="}, "--control-socket"},
+		{"a relative control socket", map[string]string{"FIREZONE_CONTROL_SOCKET": "gateway.sock"}, nil, "--control-socket"},
+		{"an abstract control socket", nil, []string{"--control-socket=@gateway"}, "--control-socket"},
+		{"a control socket that is too long", nil, []string{"--control-socket=/" + strings.Repeat("x", 107)}, "can have 107"},
+		{"a command behind a flag", map[string]string{"FIREZONE_TOKEN": ""}, []string{"--control-socket=/x", "reset"}, "a command comes before its flags"},
 		{"a name that is too long", nil, []string{"-n", strings.Repeat("ä", 256)}, "--firezone-name"},
 		{"an identity that is too long", nil, []string{"-i", strings.Repeat("x", 256)}, "--firezone-id"},
 		{"a version of two parts", nil, []string{"--reported-version=1.5"}, "--reported-version"},

@@ -14,15 +14,15 @@ import (
 	"firezone-gateway/internal/portal"
 )
 
-// host is what the operating system says about itself. What it does not say is
+// hostFacts is what the operating system says about itself. What it does not say is
 // empty.
-type host struct {
+type hostFacts struct {
 	name, version, kernel string
 	uptime                time.Duration
 }
 
-func hostOS() host {
-	h := host{name: "Linux"}
+func hostOS() hostFacts {
+	h := hostFacts{name: "Linux"}
 	if raw, err := os.ReadFile("/etc/os-release"); err == nil {
 		h.name, h.version = parseRelease(raw, h.name)
 	}

@@ -37,6 +37,10 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 // run is the process: it returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
+	// The daemon's only argument is its token, which is never this word.
+	if len(args) > 0 && args[0] == resetCommand {
+		return runReset(args[1:], stdout, stderr)
+	}
 	f, err := parse(args, stdout, stderr)
 	var log *slog.Logger
 	if err == nil {
@@ -51,6 +55,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 
 	ctx := untilSignalled()
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
 	context.AfterFunc(ctx, func() { log.Info("ending, another signal ends at once") })
 	h := hostOS()
 	log.Info("starting", "version", version, "arch", runtime.GOARCH, "os", h.name, "os_version", h.version, "kernel", h.kernel, "uptime", h.uptime)
@@ -58,7 +64,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return refuse(err, f, log, stderr)
 	}
-	code, err := d.serve(ctx)
+	code, err := d.serve(ctx, hangups)
 	if err != nil {
 		log.Error("stopped", "error", advise(err), "exit_code", code)
 		return code

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -140,7 +141,7 @@ func requireTUN(t *testing.T) {
 
 // variablesOf is the environment of a daemon in a process test. It keeps the
 // daemon from touching the machine: its identity is given, kernel limits are
-// not raised.
+// not raised, and its socket is in a directory of the test.
 type variablesOf map[string]string
 
 func (v variablesOf) merged() []string {
@@ -160,6 +161,7 @@ func (v variablesOf) merged() []string {
 type running struct {
 	*labnet.Process
 	stdout, stderr *output
+	control        string // path of the control socket
 }
 
 // launch is how to start a daemon; only env is common.
@@ -170,6 +172,8 @@ type launch struct {
 	// launcher is the name of one of launchers.
 	launcher string
 	stdout   *os.File
+	// control is the control socket; "" is one of its own.
+	control string
 }
 
 func (l launch) start(t *testing.T, ns *labnet.Namespace) *running {
@@ -188,7 +192,11 @@ func (l launch) try(t *testing.T, ns *labnet.Namespace) (*running, error) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(program, l.args...)
-	cmd.Env = l.env.merged()
+	r := &running{stdout: &output{}, stderr: &output{}, control: l.control}
+	if r.control == "" {
+		r.control = socketPath(t)
+	}
+	cmd.Env = append(l.env.merged(), "FIREZONE_CONTROL_SOCKET="+r.control)
 	if l.launcher != "" {
 		if cmd.Path, err = os.Executable(); err != nil {
 			t.Fatal(err)
@@ -197,7 +205,6 @@ func (l launch) try(t *testing.T, ns *labnet.Namespace) (*running, error) {
 	}
 	cmd.Dir = "/"
 	cmd.SysProcAttr = l.attr
-	r := &running{stdout: &output{}, stderr: &output{}}
 	cmd.Stdout, cmd.Stderr = r.stdout, r.stderr
 	if l.stdout != nil {
 		cmd.Stdout = l.stdout
@@ -212,6 +219,18 @@ func (l launch) try(t *testing.T, ns *labnet.Namespace) (*running, error) {
 		}
 	})
 	return r, nil
+}
+
+// socketPath returns a path that nothing is at. t.TempDir would be too long for
+// a socket.
+func socketPath(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "control-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return filepath.Join(dir, "run", "gateway.sock")
 }
 
 // exits waits for the end and checks the exit code, and that the token is

@@ -31,7 +31,7 @@ func TestHelpTeaches(t *testing.T) {
 	}
 	for _, want := range []string{
 		"Exit codes:", "0 ended by SIGINT or SIGTERM", "1 cannot work: no token", "2 wrong usage", "CAP_NET_ADMIN", "/dev/net/tun",
-		"LoadCredential=FIREZONE_TOKEN:", "52625", "/healthz", "/readyz", "RUST_LOG", `"wss://api.firezone.dev"`,
+		"LoadCredential=FIREZONE_TOKEN:", "52625", "/healthz", "/readyz", "RUST_LOG", "firezone-gateway reset", "SIGHUP", `"wss://api.firezone.dev"`,
 	} {
 		if !strings.Contains(help, want) {
 			t.Errorf("help does not say %q", want)

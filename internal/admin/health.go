@@ -1,4 +1,5 @@
-// Package admin is how operators and supervisors look into a running gateway.
+// Package admin is how operators and supervisors look into a running gateway and
+// steer it.
 package admin
 
 import (

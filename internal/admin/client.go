@@ -1,0 +1,83 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	// ErrNoGateway says that nothing listens on the control socket.
+	ErrNoGateway = errors.New("no gateway answers")
+	// ErrForbidden says that the control socket belongs to another user.
+	ErrForbidden = errors.New("not permitted to use it")
+	// ErrOtherVersion says that the gateway does not know the request.
+	ErrOtherVersion = errors.New("the gateway does not know this request")
+)
+
+// Control is the control socket of a gateway on this host.
+type Control struct {
+	Path string
+}
+
+// Reset asks the gateway for a new key pair and waits until it is in use. When
+// ctx ends first, it may still happen.
+func (c Control) Reset(ctx context.Context) error { return c.post(ctx, "/reset") }
+
+func (c Control) post(ctx context.Context, request string) error {
+	if err := CheckControlPath(c.Path); err != nil {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://gateway"+request, nil)
+	if err != nil {
+		return err
+	}
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", c.Path)
+		},
+		DisableKeepAlives: true,
+	}
+	resp, err := transport.RoundTrip(r)
+	if err != nil {
+		return fmt.Errorf("control socket %s: %w", c.Path, unreachable(err))
+	}
+	defer resp.Body.Close()
+	return verdict(resp)
+}
+
+// unreachable names the causes that an operator can do something about.
+func unreachable(err error) error {
+	errno, _ := errors.AsType[syscall.Errno](err)
+	switch errno {
+	case unix.ENOENT, unix.ENOTDIR, unix.ECONNREFUSED:
+		return fmt.Errorf("%w: %w", ErrNoGateway, errno)
+	case unix.EACCES, unix.EPERM:
+		return fmt.Errorf("%w: %w", ErrForbidden, errno)
+	}
+	return err
+}
+
+// verdict reads an answer.
+func verdict(resp *http.Response) error {
+	switch resp.StatusCode {
+	case http.StatusOK:
+		return nil
+	case http.StatusNotFound, http.StatusMethodNotAllowed:
+		return ErrOtherVersion
+	}
+	var why failure
+	err := json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&why)
+	if err != nil || why.Error == "" {
+		return fmt.Errorf("the gateway answers %s", resp.Status)
+	}
+	return errors.New(why.Error)
+}
