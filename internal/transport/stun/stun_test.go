@@ -13,17 +13,21 @@ import (
 
 const password = "0123456789abcdefghijkl"
 
-func TestCheckJudgesMessages(t *testing.T) {
-	request := checkRequest(t)
-	for _, c := range []struct {
-		name string
-		in   []byte
-		want error
-	}{
+// judged is a message and what Check says to it.
+type judged struct {
+	name string
+	in   []byte
+	want error
+}
+
+func judgements(tb testing.TB) []judged {
+	tb.Helper()
+	request := checkRequest(tb)
+	return []judged{
 		{"a connectivity check is accepted", request, nil},
-		{"a Binding success with an IPv6 address is accepted", build(t, pion.BindingSuccess,
+		{"a Binding success with an IPv6 address is accepted", build(tb, pion.BindingSuccess,
 			&pion.XORMappedAddress{IP: net.ParseIP("2001:db8::1"), Port: 1}, pion.Fingerprint), nil},
-		{"a Binding error with code 487 is accepted", build(t, pion.BindingError, pion.CodeRoleConflict), nil},
+		{"a Binding error with code 487 is accepted", build(tb, pion.BindingError, pion.CodeRoleConflict), nil},
 		{"an Allocate success is accepted", message(0x0103, attr(0x16, address4), attr(0x0d, make([]byte, 4))), nil},
 		{"a Refresh error is accepted", message(0x0114, attr(0x09, []byte{0, 0, 4, 38})), nil},
 		{"a ChannelBind success is accepted", message(0x0109), nil},
@@ -53,7 +57,11 @@ func TestCheckJudgesMessages(t *testing.T) {
 			message(0x0001, attr(0x08, make([]byte, 20)), attr(0x25, nil)), ErrOrder},
 		{"USE-CANDIDATE appended behind the fingerprint is refused",
 			message(0x0001, attr(0x08, make([]byte, 20)), attr(0x8028, make([]byte, 4)), attr(0x25, nil)), ErrOrder},
-	} {
+	}
+}
+
+func TestCheckJudgesMessages(t *testing.T) {
+	for _, c := range judgements(t) {
 		t.Run(c.name, func(t *testing.T) {
 			if _, err := Check(c.in); !errors.Is(err, c.want) {
 				t.Fatalf("Check = %v, want %v", err, c.want)
@@ -141,7 +149,11 @@ func TestNothingAllocates(t *testing.T) {
 }
 
 func FuzzCheck(f *testing.F) {
-	f.Add(checkRequest(f))
+	for _, c := range judgements(f) {
+		f.Add(c.in)
+	}
+	f.Add(message(0x0001, attr(0x06, []byte("no colon"))))
+	f.Add(message(0x0113, attr(0x14, []byte("realm")), attr(0x15, []byte("nonce")), attr(0x1c, make([]byte, 32))))
 	f.Add(message(0x0103, attr(0x16, address4), attr(0x0d, make([]byte, 4)), attr(0x08, make([]byte, 20))))
 	f.Add(message(0x0111, attr(0x09, []byte{0, 0, 4, 87, 'x'}), attr(0x0a, make([]byte, 4))))
 	f.Add(message(0x0101, attr(0x20, nil)))

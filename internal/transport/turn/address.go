@@ -58,6 +58,13 @@ func sendable(a netip.AddrPort) bool {
 	return ip.IsValid() && ip.Zone() == "" && a.Port() != 0 && !ip.IsUnspecified() && !ip.IsMulticast() && !ip.Is4In6()
 }
 
+// candidate reports whether clients are told of a: what cannot be sent to is
+// left out, and so are IPv4 link-local and broadcast addresses (transport §2.3).
+func candidate(a netip.AddrPort) bool {
+	ip := a.Addr()
+	return sendable(a) && (!ip.Is4() || !ip.IsLinkLocalUnicast() && ip != netip.AddrFrom4([4]byte{255, 255, 255, 255}))
+}
+
 func addressMask(id stun.TransactionID) [16]byte {
 	var mask [16]byte
 	binary.BigEndian.PutUint32(mask[:], magicCookie)

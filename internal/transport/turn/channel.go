@@ -17,6 +17,11 @@ const (
 	refusedBackoff = 5 * time.Second  // before a refused peer is tried again
 )
 
+// maxBinds is the number of CHANNEL-BINDs that wait for their answers at a
+// time, so that many clients at once do not become a burst that the relay or
+// the path to it drops: one lost bind ends the allocation.
+const maxBinds = 64
+
 // channel is one pairing of a number with a peer.
 type channel struct {
 	number   uint16
@@ -25,7 +30,7 @@ type channel struct {
 	boundAt  time.Time // last acknowledgement; zero when there was none
 	until    time.Time // end of the binding; zero when not bound
 	received bool      // data arrived since boundAt
-	binding  bool      // a request is out
+	binding  bool      // a request is out, or waits for its turn
 	refused  bool      // the last request was answered with an error
 }
 
@@ -130,7 +135,26 @@ func (c *Client) renew(ch *channel, now time.Time) {
 
 func (c *Client) beginBind(ch *channel, now time.Time) {
 	ch.binding, ch.refused = true, false
-	c.begin(&transaction{kind: channelBind, to: c.server, channel: ch}, now)
+	c.unsent = append(c.unsent, ch)
+	c.sendBinds(now)
+}
+
+// sendBinds sends as many binds as maxBinds permits.
+func (c *Client) sendBinds(now time.Time) {
+	if len(c.unsent) == 0 {
+		return
+	}
+	out := 0
+	for _, tx := range c.pending {
+		if tx.kind == channelBind {
+			out++
+		}
+	}
+	for ; out < maxBinds && len(c.unsent) > 0; out++ {
+		ch := c.unsent[0]
+		c.unsent = c.unsent[1:]
+		c.begin(&transaction{kind: channelBind, to: c.server, channel: ch}, now)
+	}
 }
 
 func (c *Client) channelBound(ch *channel, now time.Time) {

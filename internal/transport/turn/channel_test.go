@@ -49,10 +49,71 @@ func TestPeersAreQueuedUntilAllocated(t *testing.T) {
 	}
 	r.answerBinding(r.request(pion.MethodBinding), mapped4)
 	r.grant(r.request(pion.MethodAllocate), 600, relayed4)
+	r.drainEvents()
 	for range MaxQueued {
-		r.request(pion.MethodChannelBind)
+		r.succeed(r.request(pion.MethodChannelBind))
 	}
 	r.silent()
+	if n := len(r.drainEvents()); n != MaxQueued || r.c.State().Channels != MaxQueued {
+		t.Fatalf("%d channels reported, %+v", n, r.c.State())
+	}
+}
+
+func TestBindsGoOutInPortions(t *testing.T) {
+	r := allocated(t)
+	const peers = 3 * maxBinds
+	for i := range 2 * peers {
+		if !r.c.BindChannel(peer(i%peers), r.now) {
+			t.Fatalf("peer %d was refused", i%peers)
+		}
+	}
+	out := r.drainTransmits()
+	if s := r.c.State(); len(out) != maxBinds || s.Pending != maxBinds || s.Queued != peers-maxBinds {
+		t.Fatalf("%d requests, %+v", len(out), s)
+	}
+	bound := make(map[netip.AddrPort]uint16)
+	for i := 0; len(out) > 0; i++ {
+		q := out[0]
+		out = out[1:]
+		// Refusals make room as well as successes, and so do challenges.
+		switch i {
+		case 5:
+			r.fail(q, 400, "")
+		case 9:
+			r.fail(q, 438, "n2")
+		default:
+			r.succeed(q)
+		}
+		out = append(out, r.drainTransmits()...)
+		if n := r.c.State().Pending; n > maxBinds {
+			t.Fatalf("%d requests at a time", n)
+		}
+	}
+	for _, e := range r.drainEvents() {
+		e := e.(ChannelBound)
+		bound[e.Peer] = e.Number
+	}
+	if len(bound) != peers-1 {
+		t.Fatalf("%d of %d peers bound", len(bound), peers)
+	}
+}
+
+func TestPeersWhoseTurnHasNotComeAreBoundAfterAMismatch(t *testing.T) {
+	r := allocated(t)
+	const peers = maxBinds + 10
+	for i := range peers {
+		r.c.BindChannel(peer(i), r.now)
+	}
+	out := r.drainTransmits()
+	r.fail(out[0], 437, "")
+	r.grant(r.request(pion.MethodAllocate), 600, relayed4)
+	for range peers {
+		r.succeed(r.request(pion.MethodChannelBind))
+	}
+	r.silent()
+	if n := r.c.State().Channels; n != peers {
+		t.Fatalf("%d channels", n)
+	}
 }
 
 func TestPeerOfAMissingFamilyIsRefused(t *testing.T) {
@@ -160,6 +221,21 @@ func TestT41NumbersRiseWrapAndEnd(t *testing.T) {
 	}
 	if table.byPeer[peer(0)] != nil {
 		t.Fatal("the number's old peer still has it")
+	}
+}
+
+// A channel is bound by its number and its peer alike: neither may have two.
+func TestARefusedPeerDoesNotRunThroughTheNumbers(t *testing.T) {
+	r := allocated(t)
+	for range 1000 {
+		r.c.BindChannel(peer4, r.now)
+		for _, q := range r.drainTransmits() {
+			r.fail(q, 400, "")
+		}
+		r.now = r.now.Add(10 * time.Millisecond)
+	}
+	if next := r.c.channels.next; next > 3 {
+		t.Fatalf("%d numbers in ten seconds", next)
 	}
 }
 

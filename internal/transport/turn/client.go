@@ -74,7 +74,7 @@ type Status struct {
 	V4, V6   netip.AddrPort // relayed addresses
 	Expires  time.Time      // end of the allocation unless refreshed
 	Channels int            // bound channels
-	Queued   int            // peers waiting for the allocation
+	Queued   int            // peers waiting for the allocation, or for their turn
 	Pending  int            // requests waiting for an answer
 }
 
@@ -99,9 +99,10 @@ type Client struct {
 	hosts, reflexive [2]netip.AddrPort // by family: what was reported last
 
 	pending    []*transaction
-	waiting    []netip.AddrPort
+	waiting    []netip.AddrPort // peers until there is an allocation
 	channels   channelTable
-	recoveries int // re-allocations since something last worked
+	unsent     []*channel // channels whose bind waits for its turn
+	recoveries int        // re-allocations since something last worked
 
 	transmits []Transmit
 	events    []Event
@@ -239,7 +240,7 @@ func (c *Client) PollEvent() (Event, bool) {
 func (c *Client) State() Status {
 	return Status{
 		ID: c.cfg.ID, State: c.state, Server: c.server, V4: c.v4, V6: c.v6, Expires: c.expires,
-		Channels: c.channels.bound(), Queued: len(c.waiting), Pending: len(c.pending),
+		Channels: c.channels.bound(), Queued: len(c.waiting) + len(c.unsent), Pending: len(c.pending),
 	}
 }
 

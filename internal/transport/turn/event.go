@@ -85,7 +85,7 @@ type FailReason uint8
 // The reasons for Failed.
 const (
 	Unreachable FailReason = iota // no answer on any address, or none any more
-	Rejected                      // the credentials are wrong (401 to a request with nonce)
+	Rejected                      // the credentials are wrong (401 to a request with nonce, or only answers that they do not verify)
 	Unsupported                   // the relay does not understand an attribute (420)
 )
 

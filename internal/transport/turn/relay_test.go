@@ -19,28 +19,8 @@ import (
 // TestAgainstARealServer runs the client over loopback sockets against a TURN
 // server: allocation, two channels, data both ways.
 func TestAgainstARealServer(t *testing.T) {
-	defer goleak.VerifyNone(t)
-	server := listen(t)
-	relay := addressOf(server)
-	key := md5.Sum([]byte(username + ":" + Realm + ":" + password))
-	s, err := pionturn.NewServer(pionturn.ServerConfig{
-		Realm: Realm,
-		AuthHandler: func(u, realm string, _ net.Addr) ([]byte, bool) {
-			return key[:], u == username && realm == Realm
-		},
-		PacketConnConfigs: []pionturn.PacketConnConfig{{
-			PacketConn: signing{server, key[:]},
-			RelayAddressGenerator: &pionturn.RelayAddressGeneratorStatic{
-				RelayAddress: net.IPv4(127, 0, 0, 1), Address: "127.0.0.1",
-			},
-		}},
-		LoggerFactory: &logging.DefaultLoggerFactory{Writer: io.Discard},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-
+	t.Cleanup(func() { goleak.VerifyNone(t) })
+	relay := serve(t)
 	d := &driver{T: t, conn: listen(t), relay: relay}
 	defer d.conn.Close()
 	d.c = New(Config{ID: "r", V4: relay, Username: username, Password: password, Software: "test",
@@ -77,6 +57,46 @@ func TestAgainstARealServer(t *testing.T) {
 	if second := drive[ChannelBound](d); second.Number != bound.Number+1 {
 		t.Fatalf("second channel %+v", second)
 	}
+}
+
+func TestAWrongPasswordAgainstARealServer(t *testing.T) {
+	t.Cleanup(func() { goleak.VerifyNone(t) })
+	d := &driver{T: t, conn: listen(t), relay: serve(t)}
+	defer d.conn.Close()
+	d.c = New(Config{ID: "r", V4: d.relay, Username: username, Password: "another", Software: "test",
+		Random: func(b []byte) { _, _ = rand.Read(b) }}, time.Now())
+	if f := drive[Failed](d); f.Reason != Rejected {
+		t.Fatalf("given up because it is %s", f.Reason)
+	}
+}
+
+// serve runs a TURN server until the end of the test and returns its address.
+func serve(t *testing.T) netip.AddrPort {
+	t.Helper()
+	server := listen(t)
+	key := md5.Sum([]byte(username + ":" + Realm + ":" + password))
+	s, err := pionturn.NewServer(pionturn.ServerConfig{
+		Realm: Realm,
+		AuthHandler: func(u, realm string, _ net.Addr) ([]byte, bool) {
+			return key[:], u == username && realm == Realm
+		},
+		PacketConnConfigs: []pionturn.PacketConnConfig{{
+			PacketConn: signing{server, key[:]},
+			RelayAddressGenerator: &pionturn.RelayAddressGeneratorStatic{
+				RelayAddress: net.IPv4(127, 0, 0, 1), Address: "127.0.0.1",
+			},
+		}},
+		LoggerFactory: &logging.DefaultLoggerFactory{Writer: io.Discard},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return addressOf(server)
 }
 
 // driver moves datagrams between a Client and its socket.

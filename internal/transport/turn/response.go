@@ -11,18 +11,9 @@ import (
 	"firezone-gateway/internal/transport/stun"
 )
 
-// Error codes with a reaction of their own (transport §4.5).
-const (
-	codeUnauthorized = 401
-	codeUnknown      = 420
-	codeMismatch     = 437
-	codeStaleNonce   = 438
-)
-
 const (
 	defaultLifetime = 600 * time.Second
 	maxLifetime     = 3600 * time.Second
-	minRetry        = 5 * time.Second
 	maxRecoveries   = 5 // mismatches in a row before the relay is left alone
 )
 
@@ -30,7 +21,8 @@ const (
 // local and localPort are our address that it arrived on. b is not kept. It
 // reports whether the datagram was an answer that the client waited for;
 // everything else is ignored: strangers, unknown transactions, and responses
-// other than BINDING without valid integrity (T-47).
+// other than BINDING without valid integrity (T-47). Of the latter those that
+// are about credentials shorten the wait, see doubt.
 func (c *Client) HandleDatagram(from netip.AddrPort, local netip.Addr, localPort uint16, b []byte, now time.Time) bool {
 	h, err := stun.Check(b)
 	if err != nil || h.Class == stun.Request {
@@ -40,20 +32,22 @@ func (c *Client) HandleDatagram(from netip.AddrPort, local netip.Addr, localPort
 	if tx == nil || unmap(from) != tx.to || uint16(h.Method) != uint16(tx.kind.method()) {
 		return false
 	}
-	if tx.kind != binding && !c.integrity.Verify(b) {
-		return false
-	}
+	defer c.sendBinds(now) // whatever this is an answer to, there may be room
 	m := &pion.Message{Raw: slices.Clone(b)}
 	if m.Decode() != nil {
 		return false
 	}
 	if tx.kind != binding {
+		if !c.integrity.Verify(b) {
+			c.doubt(tx, m, now)
+			return false
+		}
 		m.Attributes = covered(m.Attributes)
 	}
-	if h.Class == stun.Success {
-		return c.succeeded(tx, m, netip.AddrPortFrom(local.Unmap(), localPort), now)
+	if h.Class == stun.Error {
+		return c.refused(tx, m, now)
 	}
-	return c.refused(tx, m, now)
+	return c.succeeded(tx, m, netip.AddrPortFrom(local.Unmap(), localPort), now)
 }
 
 func (c *Client) succeeded(tx *transaction, m *pion.Message, local netip.AddrPort, now time.Time) bool {
@@ -70,8 +64,13 @@ func (c *Client) succeeded(tx *transaction, m *pion.Message, local netip.AddrPor
 		c.allocated(m, now)
 	case refresh:
 		c.remove(tx)
+		life := lifetime(m)
+		if life <= 0 {
+			c.reallocate(now) // the relay says that the allocation has ended
+			break
+		}
 		c.recoveries = 0
-		c.extend(lifetime(m), now)
+		c.extend(life, now)
 	case deallocate:
 		c.remove(tx)
 		c.begin(&transaction{kind: allocate, to: c.server}, now)
@@ -84,19 +83,16 @@ func (c *Client) succeeded(tx *transaction, m *pion.Message, local netip.AddrPor
 }
 
 // answered handles a BINDING answer: candidates, and the choice of the family.
+// When our side of the path to the relay changes under an allocation, the relay
+// very likely files it under the old one: a REFRESH finds out at once instead
+// of at half the lifetime.
 func (c *Client) answered(server, mapped, local netip.AddrPort, now time.Time) {
 	family := 0
 	if server.Addr().Is6() {
 		family = 1
 	}
-	moved := c.hosts[family] != local
-	if moved {
-		c.hosts[family] = local
-		c.emit(HostCandidate{Addr: local})
-	}
-	if moved || c.reflexive[family] != mapped {
-		c.reflexive[family] = mapped
-		c.emit(ServerReflexive{Addr: mapped, Base: local})
+	if c.report(family, mapped, local) && c.state == StateAllocated && server == c.server && c.find(refresh) == nil {
+		c.begin(&transaction{kind: refresh, to: server}, now)
 	}
 	if c.state == StateProbing {
 		c.server = server
@@ -106,25 +102,44 @@ func (c *Client) answered(server, mapped, local netip.AddrPort, now time.Time) {
 	}
 }
 
+// report emits the candidates of a BINDING answer if they are news, and says
+// whether they are. Addresses that are never signalled are left out (transport
+// §2.3).
+func (c *Client) report(family int, mapped, local netip.AddrPort) (changed bool) {
+	moved := c.hosts[family] != local
+	if !moved && c.reflexive[family] == mapped {
+		return false
+	}
+	c.hosts[family], c.reflexive[family] = local, mapped
+	if moved && candidate(local) {
+		c.emit(HostCandidate{Addr: local})
+	}
+	if candidate(mapped) {
+		c.emit(ServerReflexive{Addr: mapped, Base: local})
+	}
+	return true
+}
+
 func (c *Client) allocated(m *pion.Message, now time.Time) {
+	var v4, v6 netip.AddrPort
 	for _, a := range m.Attributes {
 		if a.Type != pion.AttrXORRelayedAddress {
 			continue
 		}
 		switch relayed, ok := parseXORAddress(a.Value, m.TransactionID); {
-		case !ok:
-		case relayed.Addr().Is4():
-			c.v4 = relayed
-		default:
-			c.v6 = relayed
+		case !ok || !candidate(relayed):
+		case relayed.Addr().Is4() && !v4.IsValid():
+			v4 = relayed
+		case relayed.Addr().Is6() && !v6.IsValid():
+			v6 = relayed
 		}
 	}
 	life := lifetime(m)
-	if !c.v4.IsValid() && !c.v6.IsValid() || life <= 0 {
+	if !v4.IsValid() && !v6.IsValid() || life <= 0 {
 		c.pause(0)
 		return
 	}
-	c.state = StateAllocated
+	c.state, c.v4, c.v6 = StateAllocated, v4, v6
 	c.keepaliveAt = now.Add(keepaliveInterval)
 	c.extend(life, now)
 	c.emit(Allocated{V4: c.v4, V6: c.v6, Lifetime: life})
@@ -136,71 +151,7 @@ func (c *Client) allocated(m *pion.Message, now time.Time) {
 }
 
 func (c *Client) extend(life time.Duration, now time.Time) {
-	if life <= 0 {
-		// The relay says that the allocation has ended.
-		c.reallocate(now)
-		return
-	}
 	c.expires, c.refreshAt = now.Add(life), now.Add(life/2)
-}
-
-// refused handles an error response (transport §4.5).
-func (c *Client) refused(tx *transaction, m *pion.Message, now time.Time) bool {
-	code, ok := errorCode(m)
-	if !ok || tx.kind == binding {
-		return false
-	}
-	if code == codeUnauthorized || code == codeStaleNonce {
-		realm, _ := m.Get(pion.AttrRealm)
-		nonce, err := m.Get(pion.AttrNonce)
-		if string(realm) != Realm || err != nil || len(nonce) == 0 {
-			return false
-		}
-		c.remove(tx)
-		if code == codeUnauthorized && tx.withNonce {
-			c.fail(Rejected)
-			return true
-		}
-		c.nonce = nonce
-		if tx.challenges < maxChallenges {
-			c.challenged(tx, now)
-			return true
-		}
-	}
-	c.remove(tx)
-	if code == codeUnknown {
-		c.fail(Unsupported)
-		return true
-	}
-	switch tx.kind {
-	case allocate:
-		if code == codeMismatch && c.mayRecover() {
-			c.begin(&transaction{kind: deallocate, to: c.server}, now)
-			return true
-		}
-		c.pause(code)
-	case deallocate:
-		if code == codeMismatch && c.mayRecover() {
-			c.begin(&transaction{kind: allocate, to: c.server}, now)
-			return true
-		}
-		c.pause(code)
-	case refresh:
-		if code == codeMismatch {
-			c.reallocate(now)
-			return true
-		}
-		// The allocation lives on until it expires; ask again before that.
-		c.refreshAt = now.Add(max(c.expires.Sub(now)/2, minRetry))
-	case channelBind:
-		if code == codeMismatch {
-			c.reallocate(now)
-			c.BindChannel(tx.channel.peer, now)
-			return true
-		}
-		c.channelRefused(tx.channel, now)
-	}
-	return true
 }
 
 // probe asks every address of the relay for a BINDING answer.
@@ -219,17 +170,23 @@ func (c *Client) probe(now time.Time) {
 // reallocate gives up an allocation that the relay does not know. Peers whose
 // bind is under way wait for the new one.
 func (c *Client) reallocate(now time.Time) {
-	binds := slices.Clone(c.pending)
+	var peers []netip.AddrPort
+	for _, tx := range c.pending {
+		if tx.kind == channelBind {
+			peers = append(peers, tx.channel.peer)
+		}
+	}
+	for _, ch := range c.unsent {
+		peers = append(peers, ch.peer)
+	}
 	c.lose(LossMismatch)
 	if !c.mayRecover() {
 		c.pause(codeMismatch)
 		return
 	}
 	c.state = StateAllocating
-	for _, tx := range binds {
-		if tx.kind == channelBind {
-			c.enqueue(tx.channel.peer)
-		}
+	for _, peer := range peers {
+		c.enqueue(peer)
 	}
 	c.begin(&transaction{kind: allocate, to: c.server}, now)
 }
@@ -247,6 +204,7 @@ func (c *Client) lose(reason LossReason) {
 	c.v4, c.v6 = netip.AddrPort{}, netip.AddrPort{}
 	c.expires, c.refreshAt, c.keepaliveAt = time.Time{}, time.Time{}, time.Time{}
 	c.channels.clear()
+	c.unsent = nil
 	c.pending = slices.DeleteFunc(c.pending, func(tx *transaction) bool { return tx.kind != binding })
 }
 
@@ -279,14 +237,6 @@ func address(m *pion.Message, typ pion.AttrType) (netip.AddrPort, bool) {
 		return netip.AddrPort{}, false
 	}
 	return parseXORAddress(v, m.TransactionID)
-}
-
-func errorCode(m *pion.Message) (int, bool) {
-	v, err := m.Get(pion.AttrErrorCode)
-	if err != nil || len(v) < 4 {
-		return 0, false
-	}
-	return int(v[2]&7)*100 + int(v[3]), true
 }
 
 func lifetime(m *pion.Message) time.Duration {

@@ -48,8 +48,10 @@ type transaction struct {
 	channel    *channel // for channelBind
 	oneShot    bool
 	ids        []stun.TransactionID
+	sent       time.Time // last transmission
 	next       time.Time // next transmission, or the verdict after the last
 	withNonce  bool
+	doubted    bool // an answer came that the credentials do not verify
 	challenges int
 	datagram   []byte // for binding, which repeats its bytes
 }
@@ -61,7 +63,7 @@ func (c *Client) begin(tx *transaction, now time.Time) {
 
 // retransmit sends a due transaction again or gives it up.
 func (c *Client) retransmit(tx *transaction, now time.Time) {
-	if len(tx.ids) < len(sendGaps) && !tx.oneShot {
+	if n := len(tx.ids); n == 0 || n < len(sendGaps) && !tx.oneShot {
 		c.transmit(tx, now)
 		return
 	}
@@ -69,7 +71,11 @@ func (c *Client) retransmit(tx *transaction, now time.Time) {
 	if tx.kind == binding && tx.to != c.server && (c.server.IsValid() || c.find(binding) != nil) {
 		return // the other family answered or may still do so
 	}
-	c.fail(Unreachable)
+	if tx.doubted {
+		c.fail(Rejected)
+	} else {
+		c.fail(Unreachable)
+	}
 }
 
 func (c *Client) transmit(tx *transaction, now time.Time) {
@@ -79,7 +85,7 @@ func (c *Client) transmit(tx *transaction, now time.Time) {
 		tx.datagram, tx.withNonce = c.build(tx, id), len(c.nonce) > 0
 	}
 	tx.ids = append(tx.ids, id)
-	tx.next = now.Add(sendGaps[len(tx.ids)-1])
+	tx.sent, tx.next = now, now.Add(sendGaps[len(tx.ids)-1])
 	if tx.oneShot {
 		tx.next = now.Add(oneShotTimeout)
 	}
@@ -96,7 +102,7 @@ func (c *Client) transmit(tx *transaction, now time.Time) {
 func (c *Client) challenged(tx *transaction, now time.Time) {
 	another := slices.ContainsFunc(c.pending, func(o *transaction) bool { return o.challenges > 0 })
 	tx.challenges++
-	tx.ids = nil
+	tx.ids, tx.doubted = nil, false
 	c.pending = append(c.pending, tx)
 	if another {
 		tx.next = now.Add(challengeDelay)
