@@ -55,6 +55,9 @@ func NewLoginURL(l Login) (LoginURL, error) {
 	if strings.ContainsAny(u.Hostname(), ":[]") && bracketed(u.Hostname()) == u.Hostname() {
 		return LoginURL{}, errors.New("portal URL: host is neither a name nor an address")
 	}
+	if _, err := url.Parse(u.String()); err != nil { // the zone of an address may be anything
+		return LoginURL{}, errors.New("portal URL: host cannot be written in a URL")
+	}
 	if p, err := strconv.ParseUint(u.Port(), 10, 16); u.Port() != "" && (err != nil || p == 0) {
 		return LoginURL{}, errors.New("portal URL: port is not between 1 and 65535")
 	}
