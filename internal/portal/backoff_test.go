@@ -47,6 +47,11 @@ func TestBackoffBudget(t *testing.T) {
 			t.Fatal("rule 17: Retry-After is not the delay:", d, ok)
 		}
 	}
+	for range 100 {
+		if d, ok := b.Next(Failure{HasRetryAfter: true}, 0.5); d != 0 || !ok {
+			t.Fatal("a Retry-After of zero is not passed on as it is:", d, ok)
+		}
+	}
 	if d, ok := b.Next(Failure{}, 0); d != 750*time.Millisecond || !ok {
 		t.Fatal("rule 17: Retry-After moved the back-off:", d, ok)
 	}

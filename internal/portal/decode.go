@@ -8,10 +8,10 @@ import (
 	"firezone-gateway/internal/drop"
 )
 
-// Skipped counts list elements that Decode left out of a message that it
+// Skipped counts list elements and optional parts that Decode left out of a message that it
 // otherwise accepted.
 type Skipped struct {
-	Elements   int // filters, relays, authorizations, ids, proxy addresses
+	Elements   int // filters, relays, authorizations, ids, proxy addresses, optional parts
 	Candidates int // ICE candidates
 }
 
@@ -23,8 +23,8 @@ func (s Skipped) AddTo(c *drop.Counters) {
 
 // Decode turns a push of the portal into a typed message (§3). An event that is
 // not in the protocol yields Unknown. A bad element of a list is skipped and
-// counted; anything else that does not fit yields a *DecodeError with
-// drop.PayloadMalformed. Unknown keys are ignored, and of a key that repeats the
+// counted, and so is a bad part that the message makes sense without; anything
+// else that does not fit yields a *DecodeError with drop.PayloadMalformed. Unknown keys are ignored, and of a key that repeats the
 // last one counts. The message shares no memory with f.
 //
 // Leniency never widens access: an unknown filter is left out, a resource whose
@@ -82,11 +82,11 @@ func (d *decoder) init() Init {
 	for key := range d.fields {
 		switch string(key) {
 		case "account_slug":
-			m.AccountSlug = printable(string(d.text()), maxText)
+			m.AccountSlug = optional(d, (*decoder).shortText)
 		case "interface":
 			in = d.addresses()
 		case "relays":
-			m.Relays = elements(d, maxRelays, &d.skipped.Elements, (*decoder).relay)
+			m.Relays = optional(d, (*decoder).relays)
 		case "authorizations":
 			m.Authorizations = elements(d, maxAuthorizations, &d.skipped.Elements, (*decoder).authorization)
 		default:
@@ -97,7 +97,12 @@ func (d *decoder) init() Init {
 	return m
 }
 
-func (d *decoder) authorization() Authorization { return Authorization(d.expiryUpdated()) }
+// authorization takes null for "never", as a grant does.
+func (d *decoder) authorization() Authorization {
+	m, ends := d.expiry()
+	d.require(ends, "expires_at")
+	return Authorization(m)
+}
 
 func (d *decoder) rejectAccess() RejectAccess {
 	var m RejectAccess
@@ -116,10 +121,16 @@ func (d *decoder) rejectAccess() RejectAccess {
 	return m
 }
 
-// expiryUpdated requires a time: an end that is lost here would leave the grant
-// open for ever.
+// expiryUpdated requires a time: the message moves an end, and one that is lost
+// here would leave the grant open for ever.
 func (d *decoder) expiryUpdated() ExpiryUpdated {
-	var m ExpiryUpdated
+	m, _ := d.expiry()
+	d.require(!m.ExpiresAt.IsZero(), "expires_at")
+	return m
+}
+
+// expiry reads the end of one grant. ends says whether the key is there.
+func (d *decoder) expiry() (m ExpiryUpdated, ends bool) {
 	for key := range d.fields {
 		switch string(key) {
 		case "client_id":
@@ -127,15 +138,14 @@ func (d *decoder) expiryUpdated() ExpiryUpdated {
 		case "resource_id":
 			m.ResourceID = d.id()
 		case "expires_at":
-			m.ExpiresAt = d.time()
+			m.ExpiresAt, ends = d.time(), true
 		default:
 			d.skip()
 		}
 	}
 	d.require(m.ClientID != "", "client_id")
 	d.require(m.ResourceID != "", "resource_id")
-	d.require(!m.ExpiresAt.IsZero(), "expires_at")
-	return m
+	return m, ends
 }
 
 func (d *decoder) candidates() ICECandidates {
@@ -191,7 +201,7 @@ func (d *decoder) relaysPresence() RelaysPresence {
 		case "disconnected_ids":
 			m.DisconnectedIDs = elements(d, maxRelays, &d.skipped.Elements, (*decoder).id)
 		case "connected":
-			m.Connected = elements(d, maxRelays, &d.skipped.Elements, (*decoder).relay)
+			m.Connected = d.relays()
 		default:
 			d.skip()
 		}
@@ -203,7 +213,7 @@ func (d *decoder) disconnect() Disconnect {
 	var m Disconnect
 	for key := range d.fields {
 		if string(key) == "reason" {
-			m.Reason = printable(string(d.text()), maxText)
+			m.Reason = optional(d, (*decoder).shortText)
 		} else {
 			d.skip()
 		}

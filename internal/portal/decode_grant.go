@@ -15,13 +15,13 @@ func (d *decoder) authorize(g Generation) Authorize {
 		case "client":
 			m.Client = d.client(d.peer())
 		case "client_ice_credentials":
-			m.ClientICE = d.ice()
+			m.ClientICE = d.remoteICE()
 		case "gateway_ice_credentials":
-			m.GatewayICE = d.ice()
+			m.GatewayICE = d.localICE()
 		case "expires_at":
 			m.ExpiresAt, ends = d.time(), true
 		case "use_iceless":
-			m.UseIceless = d.boolean()
+			m.UseIceless = optional(d, (*decoder).boolean)
 		default:
 			d.skip()
 		}
@@ -75,9 +75,9 @@ func (d *decoder) legacyClient(m *RequestConnection) {
 			for key := range d.fields {
 				switch string(key) {
 				case "ice_parameters":
-					m.ClientICE = d.ice()
+					m.ClientICE = d.remoteICE()
 				case "domain":
-					m.Domain = d.domain()
+					m.Domain = optional(d, (*decoder).domain)
 				default:
 					d.skip()
 				}
@@ -106,7 +106,7 @@ func (d *decoder) allowAccess() AllowAccess {
 		case "expires_at":
 			m.ExpiresAt, ends = d.time(), true
 		case "payload":
-			m.Domain = d.domain()
+			m.Domain = optional(d, (*decoder).domain)
 		case "resource":
 			m.Resource = d.resource()
 		default:
@@ -129,7 +129,8 @@ func (d *decoder) ref() Ref {
 	return Ref(text)
 }
 
-// domain reads a domain or null.
+// domain reads a domain or null. It is optional: without it a DNS resource is
+// reached under fewer addresses, never more.
 func (d *decoder) domain() Domain {
 	var m Domain
 	if d.null() {

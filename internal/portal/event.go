@@ -22,6 +22,7 @@ type Received struct {
 type Refused struct {
 	Event  string // of our message
 	Reason string // printable, bounded, may be empty
+	Again  bool   // the session sends the message once more, after its next join
 }
 
 // ReasonUnknownMessage is the reason of Refused for an event that the portal

@@ -29,6 +29,8 @@ func FuzzDecode(f *testing.F) {
 	f.Add(uint8(3), []byte(requestConnection))
 	f.Add(uint8(4), []byte(allowAccess))
 	f.Add(uint8(6), []byte(`{"client_id":"c","candidates":["candidate:1 1 udp 1 10.0.0.5 1 typ host",null]}`))
+	f.Add(uint8(0), []byte(`{"account_slug":7,"interface":{"ipv4":"100.64.0.1","ipv6":"fd00::1"},"relays":{},"authorizations":[{"client_id":"a","resource_id":"b","expires_at":null}]}`))
+	f.Add(uint8(4), []byte(strings.Replace(allowAccess, `{`, `{"payload":{},`, 1)))
 	f.Add(uint8(8), []byte(`{"disconnected_ids":["a"],"connected":[`+turn6+`]}`))
 	f.Add(uint8(9), []byte(`{"id":"r","type":"dns","address":"a","filters":[{"protocol":"sctp"}]}`))
 	f.Add(uint8(10), []byte(`{"client_id":"a","resource_id":"b","expires_at":1}`))
@@ -51,15 +53,22 @@ func FuzzDecode(f *testing.F) {
 		case Init:
 			check.addresses(m.IPv4.Is4(), m.IPv6.Is6())
 			check.relays(m.Relays)
+			never := 0
 			for _, a := range m.Authorizations {
 				check.ids(a.ClientID, a.ResourceID)
-				check.end(a.ExpiresAt)
+				if a.ExpiresAt.IsZero() {
+					never++
+				}
+			}
+			if n := strings.Count(string(payload), "null"); never > n {
+				t.Fatalf("%d never end and there are %d nulls", never, n)
 			}
 		case Authorize:
 			check.ids(m.Client.ID)
 			check.resource(m.Resource, payload)
 			check.addresses(m.Client.IPv4.Is4(), m.Client.IPv6.Is6())
-			if m.Ref == "" || len(m.ClientICE.Password) < 22 || len(m.GatewayICE.Username) < 4 || (m.Generation == V1) != (name == "authorize_flow") {
+			if m.Ref == "" || m.ClientICE.Username == "" || m.ClientICE.Password == "" ||
+				len(m.GatewayICE.Username) < 3 || len(m.GatewayICE.Password) < 16 || strings.ContainsAny(m.ClientICE.Username+m.GatewayICE.Username, ": \n") || (m.Generation == V1) != (name == "authorize_flow") {
 				t.Fatalf("%+v", m)
 			}
 		case RequestConnection:

@@ -48,7 +48,7 @@ type Init struct {
 type Authorization struct {
 	ClientID   string
 	ResourceID string
-	ExpiresAt  time.Time
+	ExpiresAt  time.Time // zero means never
 }
 
 // Client is the WireGuard peer of a grant.

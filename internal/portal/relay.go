@@ -60,6 +60,10 @@ const maxRelays = 64
 
 var errIgnored = errors.New("ignored")
 
+func (d *decoder) relays() []Relay {
+	return elements(d, maxRelays, &d.skipped.Elements, (*decoder).relay)
+}
+
 // relay fails with errIgnored for STUN servers, which are part of the protocol
 // and of no use to a gateway.
 func (d *decoder) relay() Relay {

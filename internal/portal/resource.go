@@ -96,10 +96,14 @@ func (d *decoder) resource() Resource {
 		case "type":
 			kind = d.text()
 		case "name":
-			text := d.text()
-			r.Name = strings.ToValidUTF8(string(text[:min(len(text), maxPattern)]), "")
+			r.Name = optional(d, (*decoder).resourceName)
 		case "address":
-			address = d.text()
+			// One of another type is missing, which the type of the resource judges.
+			m := d.mark()
+			if address = d.text(); d.err != nil {
+				d.reset(m)
+				d.skip()
+			}
 		case "filters":
 			filters, listed = d.mark(), true
 			d.skip()
@@ -134,6 +138,11 @@ func (d *decoder) resource() Resource {
 		d.reset(after)
 	}
 	return r
+}
+
+func (d *decoder) resourceName() string {
+	text := d.text()
+	return strings.ToValidUTF8(string(text[:min(len(text), maxPattern)]), "")
 }
 
 func (d *decoder) filters() []Filter {

@@ -1,7 +1,6 @@
 package portal
 
 import (
-	"bytes"
 	"errors"
 	"slices"
 	"time"
@@ -13,8 +12,7 @@ const (
 	HeartbeatInterval = 10 * time.Second
 	QueueLimit        = 256 // application messages held at a time
 
-	missedHeartbeats = 3  // more than these unanswered end the session
-	rememberedSends  = 64 // sent messages whose refusal can be named
+	missedHeartbeats = 3 // more than these unanswered end the session
 )
 
 // Errors of Session.Send.
@@ -41,9 +39,8 @@ type Session struct {
 	nextHeartbeat time.Time
 	heartbeats    []uint64 // refs without a reply
 	nextRef       uint64
-	control       []Frame  // joins and heartbeats to write
-	queue         []queued // application messages to write once joined
-	sent          []sent   // the last application messages, oldest first
+	control       []Frame // joins and heartbeats to write
+	outbox        outbox  // application messages, to write once joined
 	events        []Event
 }
 
@@ -55,16 +52,6 @@ const (
 	stateEnded
 )
 
-type queued struct {
-	event   string
-	payload []byte
-}
-
-type sent struct {
-	ref   uint64
-	event string
-}
-
 // NewSession returns the session of a websocket that opened at now. Its first
 // frame is the join, with ref 0 (rule 7).
 func NewSession(now time.Time) *Session {
@@ -75,8 +62,10 @@ func NewSession(now time.Time) *Session {
 
 // Send hands m over. It is written as soon as the session is joined, after all
 // messages sent before it (rules 8 and 28); an exact duplicate of a message that
-// still waits is merged with it. On ErrQueueFull and ErrEnded m was dropped. Any
-// other error is of m's payload.
+// still waits is merged with it. Changes of candidates that a channel missed,
+// because the portal had closed it (rule 11), are written once more after the
+// next join, before all that waits; anything else dies with the channel. On
+// ErrQueueFull and ErrEnded m was dropped. Any other error is of m's payload.
 func (s *Session) Send(m Outgoing) error {
 	if s.state == stateEnded {
 		return ErrEnded
@@ -85,17 +74,7 @@ func (s *Session) Send(m Outgoing) error {
 	if err != nil {
 		return err
 	}
-	event := m.Event()
-	if slices.ContainsFunc(s.queue, func(q queued) bool {
-		return q.event == event && bytes.Equal(q.payload, payload)
-	}) {
-		return nil
-	}
-	if len(s.queue) >= QueueLimit {
-		return ErrQueueFull
-	}
-	s.queue = append(s.queue, queued{event, payload})
-	return nil
+	return s.outbox.add(m.Event(), payload)
 }
 
 // Room returns how many more messages Send takes before ErrQueueFull, none of an
@@ -104,7 +83,7 @@ func (s *Session) Room() int {
 	if s.state == stateEnded {
 		return 0
 	}
-	return max(0, QueueLimit-len(s.queue))
+	return s.outbox.room()
 }
 
 // Receive handles one text frame of the portal, of which s keeps nothing. A
@@ -181,17 +160,11 @@ func (s *Session) PollFrame() (frame []byte, ok bool) {
 		s.control = slices.Delete(s.control, 0, 1)
 		return encode(f), true
 	}
-	if s.state != stateJoined || len(s.queue) == 0 {
+	if s.state != stateJoined || len(s.outbox.waiting) == 0 {
 		return nil, false
 	}
-	q := s.queue[0]
-	s.queue = slices.Delete(s.queue, 0, 1)
-	f := s.request(TopicGateway, q.event, q.payload)
-	if len(s.sent) >= rememberedSends {
-		s.sent = slices.Delete(s.sent, 0, 1)
-	}
-	s.sent = append(s.sent, sent{f.Ref, q.event})
-	return encode(f), true
+	q := s.outbox.take(s.nextRef)
+	return encode(s.request(TopicGateway, q.event, q.payload)), true
 }
 
 // PollEvent returns the next event. ok is false if there is none.
@@ -221,19 +194,15 @@ func (s *Session) reply(f Frame, now time.Time) {
 		s.joinReply(r)
 		return
 	}
-	i := slices.IndexFunc(s.sent, func(m sent) bool { return m.ref == f.Ref })
-	if i < 0 {
+	m, known := s.outbox.answered(f.Ref)
+	if !known || r.OK {
 		return
 	}
-	event := s.sent[i].event
-	s.sent = slices.Delete(s.sent, i, i+1)
-	if r.OK {
-		return
-	}
-	s.events = append(s.events, Refused{Event: event, Reason: r.Reason})
+	missed := r.Reason == reasonUnmatchedTopic
+	s.events = append(s.events, Refused{Event: m.event, Reason: r.Reason, Again: missed && s.outbox.repeat(m)})
 	// Messages that left before the join are refused together; the first
 	// refusal has already led to that join.
-	if r.Reason == reasonUnmatchedTopic && s.state == stateJoined && f.Ref > s.join {
+	if missed && s.state == stateJoined && f.Ref > s.join {
 		s.startJoin(now)
 	}
 }
@@ -276,7 +245,7 @@ func (s *Session) startJoin(now time.Time) {
 
 func (s *Session) end(e Ended) {
 	s.state = stateEnded
-	s.control, s.queue, s.sent, s.heartbeats = nil, nil, nil, nil
+	s.control, s.outbox, s.heartbeats = nil, outbox{}, nil
 	s.events = append(s.events, e)
 }
 

@@ -72,7 +72,7 @@ func TestSessionJoin(t *testing.T) {
 		frames(s)
 		s.Receive([]byte(errorReply(1, "unmatched topic")), epoch.Add(time.Second))
 		s.Receive([]byte(errorReply(2, "unmatched topic")), epoch.Add(time.Second))
-		wantEvents(t, s, Refused{"authorization_created", "unmatched topic"}, Refused{"authorization_created", "unmatched topic"})
+		wantEvents(t, s, Refused{Event: "authorization_created", Reason: "unmatched topic"}, Refused{Event: "authorization_created", Reason: "unmatched topic"})
 		send(t, s, NoRelays{})
 		wantFrames(t, s, `{"topic":"gateway","event":"phx_join","payload":null,"ref":3}`)
 		if got := s.NextTimeout(); !got.Equal(epoch.Add(6 * time.Second)) {
@@ -242,7 +242,7 @@ func TestSessionControlEvents(t *testing.T) {
 		frames(s)
 		s.Receive([]byte(errorReply(1, ReasonUnknownMessage)), epoch)
 		s.Receive([]byte(errorReply(1, ReasonUnknownMessage)), epoch)
-		wantEvents(t, s, Refused{"no_relays", ReasonUnknownMessage})
+		wantEvents(t, s, Refused{Event: "no_relays", Reason: ReasonUnknownMessage})
 	})
 	t.Run("an ended session ignores everything", func(t *testing.T) {
 		s := joinedSession(t)
@@ -258,6 +258,121 @@ func TestSessionControlEvents(t *testing.T) {
 		wantEvents(t, s)
 		if !s.NextTimeout().IsZero() {
 			t.Error("a timeout is due")
+		}
+	})
+}
+
+func TestSessionRepeatsCandidatesThatTheChannelMissed(t *testing.T) {
+	announce := func(c string) Outgoing { return BroadcastICECandidates{[]string{"c"}, []string{c}} }
+	withdraw := func(c string) Outgoing { return BroadcastInvalidatedICECandidates{[]string{"c"}, []string{c}} }
+	frame := func(m Outgoing, ref uint64) string {
+		p, err := m.Payload()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := Frame{Topic: TopicGateway, Event: m.Event(), Payload: p, Ref: ref, HasRef: true}.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	// refuse sends messages on a joined session and lets the portal refuse all.
+	refuse := func(t *testing.T, s *Session, messages ...Outgoing) (join uint64) {
+		t.Helper()
+		var refs []uint64
+		for _, m := range messages {
+			send(t, s, m)
+			for _, f := range frames(s) {
+				refs = append(refs, f.Ref)
+			}
+		}
+		for _, ref := range refs {
+			s.Receive([]byte(errorReply(ref, "unmatched topic")), epoch)
+		}
+		fs := frames(s)
+		if len(fs) != 1 || fs[0].Event != EventJoin {
+			t.Fatalf("frames %+v", fs)
+		}
+		return fs[0].Ref
+	}
+
+	t.Run("after the next join, in order and before what was sent meanwhile", func(t *testing.T) {
+		s := joinedSession(t)
+		join := refuse(t, s, announce("x"), withdraw("x"), announce("y"))
+		wantEvents(t, s, Refused{"broadcast_ice_candidates", "unmatched topic", true},
+			Refused{"broadcast_invalidated_ice_candidates", "unmatched topic", true}, Refused{"broadcast_ice_candidates", "unmatched topic", true})
+		send(t, s, announce("z"))
+		wantFrames(t, s)
+		s.Receive([]byte(okReply(join)), epoch)
+		wantFrames(t, s, frame(announce("x"), join+1), frame(withdraw("x"), join+2), frame(announce("y"), join+3), frame(announce("z"), join+4))
+		wantFrames(t, s)
+	})
+	t.Run("acknowledgements and requests die with the channel", func(t *testing.T) {
+		s := joinedSession(t)
+		join := refuse(t, s, Acknowledge{V2, "r"}, ConnectionReady{Ref: "r"}, NoRelays{}, announce("x"))
+		wantEvents(t, s, Refused{"authorization_created", "unmatched topic", false}, Refused{"connection_ready", "unmatched topic", false},
+			Refused{"no_relays", "unmatched topic", false}, Refused{"broadcast_ice_candidates", "unmatched topic", true})
+		s.Receive([]byte(okReply(join)), epoch)
+		wantFrames(t, s, frame(announce("x"), join+1))
+	})
+	t.Run("once, however often the portal refuses", func(t *testing.T) {
+		s := joinedSession(t)
+		join := refuse(t, s, announce("x"))
+		s.Receive([]byte(okReply(join)), epoch)
+		wantFrames(t, s, frame(announce("x"), join+1))
+		events(s)
+		s.Receive([]byte(errorReply(join+1, "unmatched topic")), epoch)
+		wantEvents(t, s, Refused{"broadcast_ice_candidates", "unmatched topic", false})
+		frames(s)
+		s.Receive([]byte(okReply(join+2)), epoch)
+		wantFrames(t, s)
+	})
+	t.Run("what was refused for another reason is not repeated", func(t *testing.T) {
+		s := joinedSession(t)
+		send(t, s, announce("x"))
+		frames(s)
+		s.Receive([]byte(errorReply(1, ReasonUnknownMessage)), epoch)
+		wantEvents(t, s, Refused{"broadcast_ice_candidates", ReasonUnknownMessage, false})
+		wantFrames(t, s)
+	})
+	t.Run("a refusal that comes after the join is repeated at once, before what waits", func(t *testing.T) {
+		s := joinedSession(t)
+		send(t, s, announce("x"))
+		send(t, s, announce("y"))
+		frames(s)
+		s.Receive([]byte(errorReply(1, "unmatched topic")), epoch)
+		wantFrames(t, s, `{"topic":"gateway","event":"phx_join","payload":null,"ref":3}`)
+		s.Receive([]byte(okReply(3)), epoch)
+		send(t, s, announce("z"))
+		s.Receive([]byte(errorReply(2, "unmatched topic")), epoch)
+		wantFrames(t, s, frame(announce("x"), 4), frame(announce("y"), 5), frame(announce("z"), 6))
+	})
+	t.Run("as many as the queue holds", func(t *testing.T) {
+		s := joinedSession(t)
+		for i := range QueueLimit {
+			send(t, s, announce(fmt.Sprint(i)))
+		}
+		sent := frames(s)
+		for i := range QueueLimit / 2 {
+			send(t, s, announce(fmt.Sprint("later", i)))
+		}
+		for _, f := range sent {
+			s.Receive([]byte(errorReply(f.Ref, "unmatched topic")), epoch)
+		}
+		again := 0
+		for _, e := range events(s) {
+			if e.(Refused).Again {
+				again++
+			}
+		}
+		if again != QueueLimit/2 || s.Room() != 0 {
+			t.Errorf("%d are sent again, room for %d", again, s.Room())
+		}
+		join := frames(s)[0]
+		s.Receive([]byte(okReply(join.Ref)), epoch)
+		got := frames(s)
+		if len(got) != QueueLimit || string(got[0].Payload) != string(sent[0].Payload) || string(got[again-1].Payload) != string(sent[again-1].Payload) {
+			t.Errorf("%d frames", len(got))
 		}
 	})
 }
@@ -310,14 +425,52 @@ func TestSessionSend(t *testing.T) {
 			t.Errorf("%d frames", n)
 		}
 	})
+	t.Run("the room is what the queue still takes", func(t *testing.T) {
+		s := NewSession(epoch)
+		for i := range QueueLimit {
+			if got := s.Room(); got != QueueLimit-i {
+				t.Fatalf("room for %d after %d", got, i)
+			}
+			send(t, s, Acknowledge{V2, Ref(fmt.Sprint(i))})
+		}
+		if s.Room() != 0 {
+			t.Errorf("room for %d in a full queue", s.Room())
+		}
+		frames(s)
+		join(t, s)
+		s.PollFrame()
+		if s.Room() != 1 {
+			t.Errorf("room for %d after one was polled", s.Room())
+		}
+		s.Receive([]byte(`{"topic":"gateway","event":"phx_close","payload":{}}`), epoch)
+		if s.Room() != 0 {
+			t.Errorf("room for %d in an ended session", s.Room())
+		}
+	})
+	t.Run("an announcement is not merged with one that was withdrawn since", func(t *testing.T) {
+		s := NewSession(epoch)
+		frames(s)
+		announce, withdraw := BroadcastICECandidates{[]string{"c"}, []string{"x"}}, BroadcastInvalidatedICECandidates{[]string{"c"}, []string{"x"}}
+		for _, m := range []Outgoing{announce, withdraw, announce, announce} {
+			send(t, s, m)
+		}
+		join(t, s)
+		var got []string
+		for _, f := range frames(s) {
+			got = append(got, f.Event)
+		}
+		if want := []string{announce.Event(), withdraw.Event(), announce.Event()}; !reflect.DeepEqual(got, want) {
+			t.Errorf("got %v", got)
+		}
+	})
 	t.Run("messages without a reply are not remembered for ever", func(t *testing.T) {
 		s := joinedSession(t)
 		for i := range 10 * rememberedSends {
 			send(t, s, BroadcastICECandidates{[]string{"c"}, []string{fmt.Sprint(i)}})
 			frames(s)
 		}
-		if len(s.sent) != rememberedSends {
-			t.Errorf("%d remembered", len(s.sent))
+		if n := len(s.outbox.written); n != rememberedSends {
+			t.Errorf("%d remembered", n)
 		}
 	})
 }

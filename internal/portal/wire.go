@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"net/netip"
+	"strconv"
 	"time"
 )
 
@@ -37,6 +38,9 @@ func (s *scanner) text() []byte {
 	}
 	return s.quoted()
 }
+
+// shortText reads a string or null for people and logs.
+func (s *scanner) shortText() string { return printable(string(s.text()), maxText) }
 
 // require fails if ok is false, which names a key that is missing or empty.
 func (s *scanner) require(ok bool, key string) {
@@ -76,6 +80,23 @@ func elements[T any](d *decoder, limit int, skipped *int, parse func(*decoder) T
 		d.skip()
 	}
 	return out
+}
+
+// optional reads a part of a message that it makes sense without, and nothing
+// about access. One that does not fit counts as a skipped element and is the
+// zero value.
+func optional[T any](d *decoder, parse func(*decoder) T) T {
+	m, skipped := d.mark(), d.skipped
+	v := parse(d)
+	if d.err == nil {
+		return v
+	}
+	d.skipped = skipped
+	d.skipped.Elements++
+	d.reset(m)
+	d.skip()
+	var zero T
+	return zero
 }
 
 // id reads what the Message interface promises about ids.
@@ -177,15 +198,29 @@ func (d *decoder) client(p peer) Client {
 	return c
 }
 
-// ice reads credentials with the lengths and the alphabet of RFC 8839 §5.4.
-func (d *decoder) ice() ICECredentials {
+// What the ICE agent asks of the credentials that it is given for its own: 24
+// and 128 bits, where it counts eight for a character.
+const (
+	minLocalUsername = 3
+	minLocalPassword = 16
+
+	maxICE = 256 // bytes (RFC 8839 §5.4)
+)
+
+// remoteICE reads credentials of a client, of which the agent asks nothing.
+func (d *decoder) remoteICE() ICECredentials { return d.ice(1, 1) }
+
+// localICE reads credentials of the gateway.
+func (d *decoder) localICE() ICECredentials { return d.ice(minLocalUsername, minLocalPassword) }
+
+func (d *decoder) ice(minUsername, minPassword int) ICECredentials {
 	var c ICECredentials
 	for key := range d.fields {
 		switch string(key) {
 		case "username":
-			c.Username = d.iceChars(4)
+			c.Username = d.iceChars(minUsername)
 		case "password":
-			c.Password = d.iceChars(22)
+			c.Password = d.iceChars(minPassword)
 		default:
 			d.skip()
 		}
@@ -195,19 +230,19 @@ func (d *decoder) ice() ICECredentials {
 	return c
 }
 
+// iceChars takes more than the alphabet of RFC 8839 §5.4: all of ASCII that can
+// stand between blanks in a candidate and around the colon in a USERNAME.
 func (d *decoder) iceChars(atLeast int) string {
 	text := d.quoted()
-	good := atLeast <= len(text) && len(text) <= 256
-	for _, c := range text {
-		switch {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '+', c == '/':
-		default:
-			good = false
-		}
-	}
-	if !good {
-		d.fail("not an ICE credential")
+	if len(text) < atLeast || len(text) > maxICE {
+		d.fail("not " + strconv.Itoa(atLeast) + " to " + strconv.Itoa(maxICE) + " bytes long")
 		return ""
+	}
+	for _, c := range text {
+		if c <= ' ' || c >= 0x7f || c == ':' {
+			d.fail("a character that is not printable ASCII, a blank or a colon")
+			return ""
+		}
 	}
 	return string(text)
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"sync"
 	"time"
 
@@ -17,9 +16,9 @@ import (
 
 // Bounds of a connection.
 const (
-	ReadLimit   = 4 << 20 // bytes of one text frame
-	ReadQueue   = 64      // frames read ahead of the receiver
-	WriteQueue  = 512     // frames waiting for the socket; above portal.QueueLimit, which is flushed at once
+	ReadLimit   = 16 << 20 // bytes of one text frame; an init with all the grants that portal.Decode takes has 13 MB
+	ReadQueue   = 64       // frames read ahead of the receiver
+	WriteQueue  = 512      // frames waiting for the socket
 	writeLimit  = 10 * time.Second
 	answerLimit = time.Second // to answer a Close
 )
@@ -97,7 +96,7 @@ func start(ws *websocket.Conn, route portal.Route, idle time.Duration, drops *dr
 	return c
 }
 
-// Route returns the login route that worked. Prefer it next time.
+// Route returns the login route that worked.
 func (c *Conn) Route() portal.Route { return c.route }
 
 // Frames returns the text frames of the portal in order. The receiver owns each
@@ -224,7 +223,7 @@ func (c *Conn) next() ([]byte, error) {
 			return nil, err
 		}
 		if len(frame) > ReadLimit {
-			return nil, errors.New("frame of more than " + strconv.Itoa(ReadLimit) + " bytes")
+			return nil, websocket.ErrReadLimit
 		}
 		return frame, nil
 	}
@@ -311,6 +310,9 @@ func (c *Conn) reason(err error) error {
 	// The library reports a missing Close as code 1006.
 	if errors.As(err, &e) && e.Code != websocket.CloseAbnormalClosure {
 		return &CloseError{Code: e.Code, Text: e.Text}
+	}
+	if errors.Is(err, websocket.ErrReadLimit) {
+		return fmt.Errorf("read from portal: a frame of more than %d bytes: %w", ReadLimit, err)
 	}
 	return fmt.Errorf("read from portal: %w", err)
 }

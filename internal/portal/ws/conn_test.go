@@ -230,10 +230,41 @@ func TestConnEnds(t *testing.T) {
 			_, _, _ = s.ReadMessage()
 		})
 		waitEnd(t, c)
-		if !errors.Is(c.Err(), websocket.ErrReadLimit) {
-			t.Errorf("error %v", c.Err())
+		if err := c.Err(); !errors.Is(err, websocket.ErrReadLimit) || !strings.Contains(err.Error(), "more than 16777216 bytes") {
+			t.Errorf("error %v", err)
 		}
 	})
+	t.Run("a frame at the read limit is received", func(t *testing.T) {
+		c, _ := connect(t, DialConfig{}, func(s *websocket.Conn) {
+			_ = s.WriteMessage(websocket.TextMessage, make([]byte, ReadLimit))
+			_, _, _ = s.ReadMessage()
+		})
+		if n := len(receive(t, c)); n != ReadLimit {
+			t.Errorf("%d bytes", n)
+		}
+	})
+}
+
+// TestTheLargestInitIsRead is about a limit that would otherwise end each
+// connection of a large site right after its join.
+func TestTheLargestInitIsRead(t *testing.T) {
+	const grants = 100_000 // what the decoder takes of one list
+	id := "3abd725a-733b-4801-ac16-72f26cd98a24"
+	grant := `{"client_id":"` + id + `","resource_id":"` + id + `","expires_at":1783425600},`
+	frame := `{"topic":"gateway","event":"init","ref":null,"payload":{"interface":{"ipv4":"100.64.0.1","ipv6":"fd00::1"},"authorizations":[` +
+		strings.TrimSuffix(strings.Repeat(grant, grants), ",") + `]}}`
+	c, _ := connect(t, DialConfig{}, func(s *websocket.Conn) {
+		_ = s.WriteMessage(websocket.TextMessage, []byte(frame))
+		_, _, _ = s.ReadMessage()
+	})
+	f, err := portal.DecodeFrame(receive(t, c))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, skipped, err := portal.Decode(f)
+	if err != nil || skipped != (portal.Skipped{}) || len(m.(portal.Init).Authorizations) != grants {
+		t.Errorf("skipped %+v, error %v", skipped, err)
+	}
 }
 
 func TestConnIgnoresOtherFrames(t *testing.T) {

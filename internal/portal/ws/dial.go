@@ -42,8 +42,8 @@ type Resolver interface {
 type DialConfig struct {
 	Endpoint portal.Endpoint
 
-	// Preferred is the route that worked last, so that a portal that knows one
-	// only is not asked for the other each time.
+	// Preferred is the route to begin with, RouteV2 by default. A
+	// portal.RouteMemory knows it.
 	Preferred portal.Route
 
 	// Control is applied to the TCP socket before it connects, for instance to
@@ -56,7 +56,9 @@ type DialConfig struct {
 	// TLS defaults to the roots of the system. It is not modified.
 	TLS *tls.Config
 
-	// Proxy defaults to the one that the environment names.
+	// Proxy defaults to the one that the environment names. Its scheme must be
+	// http, which is asked for a tunnel, or socks5; either resolves the portal's
+	// name itself.
 	Proxy func(*http.Request) (*url.URL, error)
 
 	// IdleTimeout defaults to DefaultIdleTimeout.
@@ -142,24 +144,32 @@ func attempt(ctx context.Context, cfg DialConfig, route portal.Route) (*Conn, er
 	if r.resolver == nil {
 		r.resolver = net.DefaultResolver
 	}
-	// The library looks at ctx only until TCP is open; closing the socket is what
-	// makes the rest of the handshake end with it.
-	stop := func() bool { return true }
-	d := websocket.Dialer{
-		TLSClientConfig: cfg.TLS,
-		Proxy:           quietProxy(cfg.Proxy),
-		NetDialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			c, err := r.dial(ctx, network, addr)
-			if err == nil {
-				stop = context.AfterFunc(ctx, func() { c.Close() })
-			}
-			return c, err
-		},
-	}
 	// The library dials what the URL names, and the port to dial is not always
 	// the one of the URL.
 	u := req.URL
 	u.Host = req.Address
+	proxy, err := proxyFor(cfg.Proxy, u)
+	if err != nil {
+		return nil, fmt.Errorf("connect to portal: %w", err)
+	}
+	// The library looks at ctx only until TCP is open; closing the socket is what
+	// makes the rest of the handshake end with it.
+	stop, limited := func() bool { return true }, &handshakeConn{left: handshakeLimit}
+	d := websocket.Dialer{
+		TLSClientConfig: cfg.TLS,
+		NetDialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := r.dialThrough(ctx, proxy, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			stop = context.AfterFunc(ctx, func() { c.Close() })
+			limited.Conn = c
+			return limited, nil
+		},
+	}
+	if proxy != nil && proxy.Scheme == "socks5" {
+		d.Proxy = http.ProxyURL(proxy) // the library then dials the proxy and speaks to it
+	}
 	conn, resp, err := d.DialContext(ctx, u.String(), req.Header)
 	if err != nil {
 		if resp != nil && errors.Is(err, websocket.ErrBadHandshake) {
@@ -173,24 +183,10 @@ func attempt(ctx context.Context, cfg DialConfig, route portal.Route) (*Conn, er
 		conn.Close()
 		return nil, fmt.Errorf("connect to portal: %w", ctx.Err())
 	}
+	limited.open()
 	idle := cfg.IdleTimeout
 	if idle <= 0 {
 		idle = DefaultIdleTimeout
 	}
 	return start(conn, route, idle, cfg.Drops), nil
-}
-
-// quietProxy keeps the text of a proxy's address, which may contain a password,
-// out of errors.
-func quietProxy(proxy func(*http.Request) (*url.URL, error)) func(*http.Request) (*url.URL, error) {
-	if proxy == nil {
-		proxy = http.ProxyFromEnvironment
-	}
-	return func(r *http.Request) (*url.URL, error) {
-		u, err := proxy(r)
-		if err != nil {
-			return nil, errors.New("address of the proxy is not usable")
-		}
-		return u, nil
-	}
 }

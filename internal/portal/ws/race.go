@@ -72,7 +72,7 @@ func (r racer) resolve(ctx context.Context, hostPort string) ([]netip.AddrPort, 
 	}
 	addrs, err := r.resolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
-		return nil, fmt.Errorf("look up portal: %w", err)
+		return nil, fmt.Errorf("look up %s: %w", host, err)
 	}
 	var out []netip.AddrPort
 	seen := make(map[netip.Addr]bool)
@@ -85,7 +85,7 @@ func (r racer) resolve(ctx context.Context, hostPort string) ([]netip.AddrPort, 
 		out = append(out, netip.AddrPortFrom(a, uint16(port)))
 	}
 	if len(out) == 0 {
-		return nil, errors.New("look up portal: no addresses")
+		return nil, fmt.Errorf("look up %s: no addresses", host)
 	}
 	return out, nil
 }
