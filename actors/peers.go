@@ -66,6 +66,8 @@ func (p *peers) Receive(ctx actorkit.Context) {
 		p.goodbyeAll(ctx)
 	case messages.Reset:
 		p.reset(ctx, m)
+	case messages.Disconnected:
+		p.disconnected(ctx)
 	case peersLate:
 		p.part(ctx)
 	case keysRotated:

@@ -8,8 +8,8 @@ import (
 	"firezone-gateway/messages"
 )
 
-// partingPatience bounds the wait for peers to end in a reset. One that hangs
-// loses its client nevertheless.
+// partingPatience bounds the wait for peers to end in a reset, and for the portal.
+// A peer that hangs loses its client nevertheless.
 const partingPatience = time.Second
 
 type (
@@ -20,13 +20,17 @@ type (
 
 // resetting is a reset under way.
 //
-//	peers end → goodbye to all clients → new key pair → sockets, portal
+//	peers end, portal is left → goodbye to all clients → new key pair → sockets, portal
+//
+// The portal is left first, because a client that is told goodbye asks it again at
+// once, and the portal must not ask the gateway that is on its way out.
 //
 // Until it is over peers refuses what the portal says, and afterwards what it
 // says about the old key pair: a client is never admitted to one key with the
 // parameters of another.
 type resetting struct {
 	asked   []actorkit.PID
+	left    bool // the portal
 	parting bool // the peers have ended
 }
 
@@ -51,18 +55,26 @@ func (p *peers) startReset(ctx actorkit.Context) {
 		ctx.Stop(c.pid)
 	}
 	p.timers.After(ctx, peersTimer{}, partingPatience, peersLate{})
-	p.partIfAlone(ctx)
+	ctx.Request(p.siblings.Portal, messages.Disconnect{})
 }
 
-// partIfAlone goes on when no peer can admit a client any more.
+func (p *peers) disconnected(ctx actorkit.Context) {
+	if p.resetting != nil {
+		p.resetting.left = true
+		p.partIfAlone(ctx)
+	}
+}
+
+// partIfAlone goes on when no peer can admit a client any more and the portal
+// sends none.
 func (p *peers) partIfAlone(ctx actorkit.Context) {
-	if p.resetting != nil && len(p.children) == 0 {
+	if p.resetting != nil && p.resetting.left && len(p.children) == 0 {
 		p.part(ctx)
 	}
 }
 
 func (p *peers) part(ctx actorkit.Context) {
-	if p.resetting.parting {
+	if p.resetting == nil || p.resetting.parting {
 		return
 	}
 	p.resetting.parting = true

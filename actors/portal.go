@@ -97,6 +97,7 @@ type portalActor struct {
 	number  messages.Connection
 	epoch   messages.Epoch // of the key that the connection logged in with
 	ending  bool
+	away    bool // not to connect until Reconnect
 
 	// While the transport actor takes new relays, what the portal said after
 	// them waits: an authorization must find the relays that came before it.
@@ -140,6 +141,8 @@ func (a *portalActor) Receive(ctx actorkit.Context) {
 		a.drained(ctx, m)
 	case messages.SendToPortal:
 		a.send(ctx, m)
+	case messages.Disconnect:
+		a.disconnect(ctx)
 	case messages.Reconnect:
 		a.reconnect(ctx)
 	case messages.ClosePortal:
@@ -157,7 +160,7 @@ func (a *portalActor) begin(ctx actorkit.Context, m messages.Siblings) {
 }
 
 func (a *portalActor) redial(ctx actorkit.Context) {
-	if a.hangUp == nil && a.conn == nil && !a.ending {
+	if a.hangUp == nil && a.conn == nil && !a.ending && !a.away {
 		a.dial(ctx, nil)
 	}
 }
@@ -190,6 +193,26 @@ func (a *portalActor) dial(ctx actorkit.Context, old *ws.Conn) {
 	})
 }
 
+// disconnect closes the connection, or gives up the attempt at one.
+func (a *portalActor) disconnect(ctx actorkit.Context) {
+	a.away = true
+	a.attempt++ // what an attempt under way yields comes too late
+	if a.hangUp != nil {
+		a.hangUp()
+		a.hangUp = nil
+	}
+	a.timers.Cancel(dialTimer)
+	conn, asked, system := a.detach(), ctx.Sender(), ctx.System()
+	actorkit.Go(ctx, func(work context.Context) any {
+		if conn != nil {
+			defer context.AfterFunc(work, conn.Abort)()
+			conn.Close(ws.CloseNormal, closeTimeout)
+		}
+		system.Send(asked, messages.Disconnected{})
+		return nil
+	})
+}
+
 // reconnect gives up the connection, or the attempt at one, for another. What
 // was held back for clients of the old one concerns nobody any more.
 func (a *portalActor) reconnect(ctx actorkit.Context) {
@@ -199,6 +222,7 @@ func (a *portalActor) reconnect(ctx actorkit.Context) {
 	if a.hangUp != nil {
 		a.hangUp()
 	}
+	a.away = false
 	a.memory.backoff.Hurry()
 	a.memory.backlog = portal.Backlog{}
 	a.dial(ctx, a.detach())
@@ -245,7 +269,7 @@ func (a *portalActor) lost(ctx actorkit.Context, cause error) {
 }
 
 func (a *portalActor) retry(ctx actorkit.Context, f portal.Failure, cause error) {
-	if a.ending {
+	if a.ending || a.away {
 		return
 	}
 	delay, ok := a.memory.backoff.Next(f, rand.Float64())

@@ -93,6 +93,9 @@ func (p *probe) receive(ctx actorkit.Context) {
 	case messages.UpdateRelays: // a probe of the transport takes them at once
 		ctx.Respond(messages.RelaysUpdated{Number: m.Number})
 		p.got <- m
+	case messages.Disconnect: // a probe of the portal leaves at once
+		ctx.Respond(messages.Disconnected{})
+		p.got <- m
 	default:
 		p.got <- m
 	}

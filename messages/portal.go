@@ -13,6 +13,13 @@ type SendToPortal struct {
 	Connection Connection
 }
 
+// Disconnect asks to close the connection in an orderly way and to stay away
+// until Reconnect. The reply is Disconnected.
+type Disconnect struct{}
+
+// Disconnected is the reply to Disconnect.
+type Disconnected struct{}
+
 // Reconnect asks for another connection at once, with the key pair in use. One
 // that is open is closed in an orderly way.
 type Reconnect struct{}
