@@ -33,7 +33,11 @@ func advise(err error) error {
 			return fmt.Errorf("%w: %s", err, a.advice)
 		}
 	}
-	if ws.FailureOf(err).Fatal {
+	failure := ws.FailureOf(err)
+	if failure.Code == "gateway_already_connected" {
+		return fmt.Errorf("%w: another gateway has the same identity, or one that was killed; the portal notices that after up to 37 s, start again then", err)
+	}
+	if failure.Fatal {
 		return fmt.Errorf("%w: the token may be revoked or of another account; deploy a new one from the admin portal", err)
 	}
 	return err

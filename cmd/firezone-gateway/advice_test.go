@@ -14,6 +14,8 @@ import (
 
 func TestAdvice(t *testing.T) {
 	refused := &ws.HandshakeError{Route: portal.RouteV2, Failure: portal.ClassifyHTTP(401, nil, []byte("Invalid token"), testTime)}
+	taken := &ws.HandshakeError{Route: portal.RouteV2, Failure: portal.ClassifyHTTP(409,
+		map[string][]string{"Content-Type": {"application/problem+json"}}, []byte(`{"code":"gateway_already_connected"}`), testTime)}
 	for _, tc := range []struct {
 		err  error
 		want string
@@ -26,6 +28,7 @@ func TestAdvice(t *testing.T) {
 		{tun.ErrBusy, "another gateway"},
 		{tun.ErrNameTaken, "ip link delete tun-firezone"},
 		{refused, "deploy a new one"},
+		{taken, "up to 37 s"},
 		{admin.ErrNoGateway, "is the gateway running?"},
 		{admin.ErrForbidden, "or as root"},
 		{admin.ErrOtherVersion, "different versions"},

@@ -10,6 +10,7 @@ import (
 	"os"
 	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -25,7 +26,7 @@ It needs a token, CAP_NET_ADMIN and /dev/net/tun, and connects out only: to the 
   FIREZONE_TOKEN=... firezone-gateway --masquerade
   firezone-gateway reset    give the running gateway a new key, see reset --help
 
-The token comes from the command line, else from FIREZONE_TOKEN, else from a systemd credential of that name (LoadCredential=FIREZONE_TOKEN:/etc/firezone/gateway-token). A value that names a file stands for the file's content.
+The token comes from the command line, else from FIREZONE_TOKEN, else from a systemd credential of that name (LoadCredential=FIREZONE_TOKEN:/etc/firezone/gateway-token). A value that names a file or a pipe stands for its content.
 
 Flags win over the environment. An empty variable counts as unset. Accepted without effect: FIREZONE_NO_TELEMETRY, FIREZONE_FLOW_LOGS, FIREZONE_METRICS, FIREZONE_VALIDATE_CHECKSUMS. OTEL_* variables have their standard meaning.
 
@@ -179,6 +180,12 @@ func checkURL(text string) error {
 	}
 	if u.Hostname() == "" {
 		return errors.New("no host")
+	}
+	if strings.Contains(u.Hostname(), ":") && !strings.HasPrefix(u.Host, "[") {
+		return errors.New("an IPv6 address needs brackets")
+	}
+	if port, err := strconv.ParseUint(u.Port(), 10, 16); u.Port() != "" && (err != nil || port == 0) {
+		return errors.New("port is not between 1 and 65535")
 	}
 	if u.User != nil {
 		return errors.New("user name and password are not supported")

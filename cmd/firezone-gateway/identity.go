@@ -23,16 +23,22 @@ const identityKey = "753b38f9f96947ef8083802d5909a372"
 type identitySource struct {
 	StateFile string // {"id": "…"}
 	MachineID string
+	// link makes a hard link, which not every file system can.
+	link func(old, new string) error
 }
 
-var systemIdentity = identitySource{StateFile: "/var/lib/firezone/gateway_id", MachineID: "/etc/machine-id"}
+var systemIdentity = identitySource{StateFile: "/var/lib/firezone/gateway_id", MachineID: "/etc/machine-id", link: os.Link}
 
 // resolve returns the gateway's identity: the configured one, the stored one,
 // one derived from the machine id, or a new one that is stored
 // (dataplane §8.2, column G1.6). A stored text of another form is passed over.
+// Unless the identity is configured, there has to be a directory for it.
 func (s identitySource) resolve(configured string) (string, error) {
 	if configured != "" {
 		return configured, nil
+	}
+	if err := makeStateDir(filepath.Dir(s.StateFile)); err != nil {
+		return "", identityError("prepare the directory of the", err)
 	}
 	id, err := s.stored()
 	if id != "" || err != nil {
@@ -70,12 +76,9 @@ func isMachineID(raw []byte) bool {
 }
 
 func (s identitySource) create() (string, error) {
-	if err := makeStateDir(filepath.Dir(s.StateFile)); err != nil {
-		return "", err
-	}
 	sum := sha256.Sum256([]byte(uuid.NewString()))
 	id := hex.EncodeToString(sum[:])
-	err := writeNew(s.StateFile, []byte(`{"id":"`+id+`"}`))
+	err := s.writeNew([]byte(`{"id":"` + id + `"}`))
 	if !errors.Is(err, fs.ErrExist) {
 		return id, err
 	}
@@ -86,35 +89,60 @@ func (s identitySource) create() (string, error) {
 	return "", fmt.Errorf(`%s exists and is not of the form {"id":"…"}`, s.StateFile)
 }
 
-// makeStateDir creates dir with mode 0770 whatever the umask. One that exists
-// stays as it is.
+// makeStateDir makes dir a directory of mode 0770, whatever the umask and
+// whether it exists (dataplane §8.2).
 func makeStateDir(dir string) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return err
 	}
-	err := os.Mkdir(dir, 0o770)
-	if errors.Is(err, fs.ErrExist) {
-		return nil
+	if err := os.Mkdir(dir, 0o770); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
 	}
+	info, err := os.Stat(dir)
 	if err != nil {
 		return err
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("%s: not a directory", dir)
+	}
+	if info.Mode().Perm() == 0o770 {
+		return nil // not everybody who may write to it may change its mode
 	}
 	return os.Chmod(dir, 0o770)
 }
 
-// writeNew creates name atomically with mode 0640 and never replaces a file.
-func writeNew(name string, content []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(name), ".gateway_id-*")
+// fileMode is the mode of the state file.
+const fileMode = 0o640
+
+// writeNew creates the state file atomically and never replaces one. Where a
+// file cannot get its name by a hard link, another process may see it empty.
+func (s identitySource) writeNew(content []byte) error {
+	tmp, err := os.CreateTemp(filepath.Dir(s.StateFile), ".gateway_id-*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(content)
-	err = errors.Join(err, tmp.Chmod(0o640), tmp.Sync(), tmp.Close())
+	if err := fill(tmp, content); err != nil {
+		return err
+	}
+	err = s.link(tmp.Name(), s.StateFile)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	f, err := os.OpenFile(s.StateFile, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
 	if err != nil {
 		return err
 	}
-	return os.Link(tmp.Name(), name)
+	if err := fill(f, content); err != nil {
+		return errors.Join(err, os.Remove(s.StateFile))
+	}
+	return nil
+}
+
+// fill writes content to a new file and closes it.
+func fill(f *os.File, content []byte) error {
+	_, err := f.Write(content)
+	return errors.Join(err, f.Chmod(fileMode), f.Sync(), f.Close())
 }
 
 func identityError(verb string, err error) error {

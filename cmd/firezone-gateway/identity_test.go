@@ -22,7 +22,7 @@ var generated = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 func testSource(t *testing.T) identitySource {
 	dir := t.TempDir()
-	return identitySource{StateFile: filepath.Join(dir, "lib", "firezone", "gateway_id"), MachineID: filepath.Join(dir, "machine-id")}
+	return identitySource{StateFile: filepath.Join(dir, "lib", "firezone", "gateway_id"), MachineID: filepath.Join(dir, "machine-id"), link: os.Link}
 }
 
 func put(t *testing.T, name, content string) {
@@ -115,16 +115,65 @@ func TestIdentityFilePermissions(t *testing.T) {
 	}
 }
 
-func TestIdentityKeepsADirectoryThatExists(t *testing.T) {
+// TestIdentityDirectoryGetsItsMode is about one that exists, whatever the
+// identity comes from, and before the file in it is read (dataplane §8.2).
+func TestIdentityDirectoryGetsItsMode(t *testing.T) {
+	for _, tc := range []struct {
+		name, configured, state, machine string
+		old, want                        fs.FileMode
+	}{
+		{"generated", "", "", "", 0o755, 0o770},
+		{"derived", "", "", testMachine, 0o755, 0o770},
+		{"stored", "", `{"id":"stored"}`, testMachine, 0o700, 0o770},
+		{"stored in a directory of the right mode", "", `{"id":"stored"}`, "", 0o770, 0o770},
+		{"configured, which needs no directory", "mine", "", "", 0o755, 0o755},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := testSource(t)
+			dir := filepath.Dir(s.StateFile)
+			if err := os.MkdirAll(dir, tc.old); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chmod(dir, tc.old); err != nil {
+				t.Fatal(err)
+			}
+			if tc.state != "" {
+				put(t, s.StateFile, tc.state)
+			}
+			put(t, s.MachineID, tc.machine)
+			if _, err := s.resolve(tc.configured); err != nil {
+				t.Fatal(err)
+			}
+			if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != tc.want {
+				t.Errorf("mode %v, %v", info.Mode(), err)
+			}
+		})
+	}
+}
+
+func TestIdentityIsStoredWithoutHardLinks(t *testing.T) {
 	s := testSource(t)
-	if err := os.MkdirAll(filepath.Dir(s.StateFile), 0o755); err != nil {
-		t.Fatal(err)
+	s.link = func(string, string) error { return syscall.EPERM }
+	first, err := s.resolve("")
+	if err != nil || !generated.MatchString(first) {
+		t.Fatalf("resolve = %q, %v", first, err)
 	}
-	if _, err := s.resolve(""); err != nil {
-		t.Fatal(err)
+	if again, err := s.resolve(""); err != nil || again != first {
+		t.Errorf("the second time %q, %v; want %q", again, err, first)
 	}
-	if info, err := os.Stat(filepath.Dir(s.StateFile)); err != nil || info.Mode().Perm() != 0o755 {
-		t.Errorf("mode %v, %v", info.Mode(), err)
+	info, err := os.Stat(s.StateFile)
+	if err != nil || info.Mode() != 0o640 {
+		t.Errorf("%v, %v", info, err)
+	}
+	if entries, err := os.ReadDir(filepath.Dir(s.StateFile)); err != nil || len(entries) != 1 {
+		t.Errorf("directory holds %v, %v; want the identity only", entries, err)
+	}
+	put(t, s.StateFile, "plain")
+	if id, err := s.resolve(""); err == nil || !strings.Contains(err.Error(), "is not of the form") {
+		t.Errorf("a file of another form leads to %q, %v", id, err)
+	}
+	if raw, err := os.ReadFile(s.StateFile); err != nil || string(raw) != "plain" {
+		t.Errorf("the file was overwritten: %q, %v", raw, err)
 	}
 }
 
@@ -155,7 +204,11 @@ func TestIdentityErrors(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "read identity"},
-		{"the directory is a file", func(t *testing.T, s identitySource) { put(t, filepath.Dir(s.StateFile), "") }, "read identity"},
+		{"the directory is a file", func(t *testing.T, s identitySource) { put(t, filepath.Dir(s.StateFile), "") }, "not a directory"},
+		{"the directory is a file, though there is a machine id", func(t *testing.T, s identitySource) {
+			put(t, filepath.Dir(s.StateFile), "")
+			put(t, s.MachineID, testMachine)
+		}, "not a directory"},
 		{"the directory's parent is a dangling link", func(t *testing.T, s identitySource) {
 			lib := filepath.Dir(filepath.Dir(s.StateFile))
 			if err := os.Symlink(filepath.Join(lib, "nowhere"), lib); err != nil {

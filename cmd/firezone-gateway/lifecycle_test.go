@@ -159,12 +159,15 @@ func TestTokenReachesThePortalHoweverItIsGiven(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	put(t, dir+"/FIREZONE_TOKEN", " "+testToken+"\n")
+	put(t, dir+"/folded", testToken[:5]+"\n"+testToken[5:]+"\n")
 	for name, l := range map[string]launch{
-		"argument":                       {env: variablesOf{"FIREZONE_TOKEN": ""}, args: []string{testToken}},
-		"argument before the variable":   {env: variablesOf{"FIREZONE_TOKEN": "wrong"}, args: []string{testToken}},
-		"file":                           {env: variablesOf{"FIREZONE_TOKEN": dir + "/FIREZONE_TOKEN"}},
-		"credential":                     {env: variablesOf{"FIREZONE_TOKEN": "", "CREDENTIALS_DIRECTORY": dir}},
-		"variable before the credential": {env: variablesOf{"CREDENTIALS_DIRECTORY": "/nonexistent"}},
+		"argument":                        {env: variablesOf{"FIREZONE_TOKEN": ""}, args: []string{testToken}},
+		"argument before the variable":    {env: variablesOf{"FIREZONE_TOKEN": "wrong"}, args: []string{testToken}},
+		"file":                            {env: variablesOf{"FIREZONE_TOKEN": dir + "/FIREZONE_TOKEN"}},
+		"credential":                      {env: variablesOf{"FIREZONE_TOKEN": "", "CREDENTIALS_DIRECTORY": dir}},
+		"variable with white space in it": {env: variablesOf{"FIREZONE_TOKEN": " " + testToken[:4] + "\n\t" + testToken[4:8] + " " + testToken[8:]}},
+		"file with white space in it":     {env: variablesOf{"FIREZONE_TOKEN": dir + "/folded"}},
+		"variable before the credential":  {env: variablesOf{"CREDENTIALS_DIRECTORY": "/nonexistent"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

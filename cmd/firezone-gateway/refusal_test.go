@@ -76,6 +76,8 @@ func TestRefusals(t *testing.T) {
 		{"a blank token file", variablesOf{"FIREZONE_TOKEN": filepath.Join(dir, "blank")}, nil, 1, []string{"is empty"}},
 		{"a token file of something else", variablesOf{"FIREZONE_TOKEN": filepath.Join(dir, "binary")}, nil, 1, []string{"token is empty or not printable"}},
 		{"a bad URL", variablesOf{"FIREZONE_API_URL": "ftp://x"}, nil, 2, []string{"--api-url", "wss://api.firezone.dev", "--help"}},
+		{"a port that does not exist", nil, []string{"--api-url", "wss://h:99999"}, 2, []string{"--api-url", "between 1 and 65535", "--help"}},
+		{"port zero", variablesOf{"FIREZONE_API_URL": "wss://h:0"}, nil, 2, []string{"--api-url", "between 1 and 65535", "--help"}},
 		{"a bad flag", nil, []string{"--bogus"}, 2, []string{"unknown flag --bogus", "--help"}},
 		{"a token too many", nil, []string{"x", testToken}, 2, []string{"more than one argument", "--help"}},
 		{"a bad log directive", variablesOf{"RUST_LOG": "portal=loud"}, nil, 2, []string{"--log-level", "portal=loud", "--help"}},

@@ -1,12 +1,17 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func TestToken(t *testing.T) {
@@ -17,9 +22,9 @@ func TestToken(t *testing.T) {
 	put(t, filepath.Join(empty, "FIREZONE_TOKEN"), " \n")
 	put(t, filepath.Join(dir, "blank"), "\n")
 	put(t, filepath.Join(unset, "OTHER"), "x")
-	if err := syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	put(t, filepath.Join(dir, "great"), strings.Repeat("x", maxToken))
+	put(t, filepath.Join(dir, "large"), strings.Repeat("x", maxToken+1))
+	put(t, filepath.Join(dir, "huge", "FIREZONE_TOKEN"), strings.Repeat("x", maxToken+1))
 	t.Chdir(dir)
 	for _, tc := range []struct {
 		name, value, credentials string
@@ -41,7 +46,10 @@ func TestToken(t *testing.T) {
 		{"a blank file", filepath.Join(dir, "blank"), "", "", "is empty"},
 		{"a path that does not exist", "/nonexistent/token", "", "", "names no file"},
 		{"a directory", dir, "", "", "names no file"},
-		{"a pipe, which could block for ever", filepath.Join(dir, "pipe"), "", "", "names no file"},
+		{"a terminal or another device", "/dev/null", "", "", "names no file"},
+		{"a file of the greatest size", filepath.Join(dir, "great"), "", strings.Repeat("x", maxToken), ""},
+		{"a file that is too large", filepath.Join(dir, "large"), "", "", "more than 65536 bytes"},
+		{"a credential that is too large", "", filepath.Join(dir, "huge"), "", "more than 65536 bytes"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if strings.HasSuffix(tc.credentials, "nested") {
@@ -51,7 +59,7 @@ func TestToken(t *testing.T) {
 			}
 			got, err := resolveToken(tc.value, tc.credentials)
 			if got != tc.want {
-				t.Errorf("got %q, want %q", got, tc.want)
+				t.Errorf("got %.20q of %d bytes, want %.20q of %d", got, len(got), tc.want, len(tc.want))
 			}
 			if (err != nil) != (tc.wantErr != "") || err != nil && !strings.Contains(err.Error(), tc.wantErr) {
 				t.Errorf("error %v, want %q", err, tc.wantErr)
@@ -60,5 +68,99 @@ func TestToken(t *testing.T) {
 	}
 	if _, err := resolveToken("", ""); !errors.Is(err, errNoToken) {
 		t.Errorf("error %v, want errNoToken", err)
+	}
+}
+
+// write lets a program of its own write to a pipe that the gateway reads.
+func write(t *testing.T, name string, content []byte) {
+	t.Helper()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		f, err := os.OpenFile(name, os.O_WRONLY, 0)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		// A reader that has read enough goes away.
+		if _, err := f.Write(content); err != nil && !errors.Is(err, syscall.EPIPE) {
+			t.Error(err)
+		}
+		f.Close()
+	})
+	t.Cleanup(wg.Wait)
+}
+
+func TestTokenFromAPipe(t *testing.T) {
+	for _, tc := range []struct {
+		name, content, want, wantErr string
+	}{
+		{"with white space around it", "\n piped\r\n", "piped", ""},
+		{"as large as can be", strings.Repeat("x", maxToken), strings.Repeat("x", maxToken), ""},
+		{"that is too large", strings.Repeat("x", 4*maxToken), "", "more than 65536 bytes"},
+		{"that says nothing", "", "", "is empty"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			name := filepath.Join(t.TempDir(), "pipe")
+			if err := syscall.Mkfifo(name, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			write(t, name, []byte(tc.content))
+			checkToken(t, name, tc.want, tc.wantErr)
+		})
+	}
+	t.Run("that is a file descriptor, as of a process substitution", func(t *testing.T) {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		if _, err := w.WriteString("substituted\n"); err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		checkToken(t, "/dev/fd/"+strconv.Itoa(int(r.Fd())), "substituted", "")
+		runtime.KeepAlive(r)
+	})
+	t.Run("as a credential", func(t *testing.T) {
+		dir := t.TempDir()
+		if err := syscall.Mkfifo(filepath.Join(dir, "FIREZONE_TOKEN"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(dir, "FIREZONE_TOKEN"), []byte("piped"))
+		if got, err := resolveToken("", dir); got != "piped" || err != nil {
+			t.Errorf("got %q, %v", got, err)
+		}
+	})
+}
+
+func TestTokenFromAPipeIsBoundInTime(t *testing.T) {
+	defer func(d time.Duration) { pipePatience = d }(pipePatience)
+	pipePatience = 100 * time.Millisecond
+	name := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(name, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("when nobody writes", func(t *testing.T) { checkToken(t, name, "", "nobody wrote") })
+	t.Run("when the writer does not end", func(t *testing.T) {
+		f, err := os.OpenFile(name, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := f.Write(bytes.Repeat([]byte("x"), 10)); err != nil {
+			t.Fatal(err)
+		}
+		checkToken(t, name, "", "nobody wrote")
+	})
+}
+
+func checkToken(t *testing.T, value, want, wantErr string) {
+	t.Helper()
+	got, err := resolveToken(value, "")
+	if got != want {
+		t.Errorf("got %d bytes, want %d", len(got), len(want))
+	}
+	if (err != nil) != (wantErr != "") || err != nil && !strings.Contains(err.Error(), wantErr) {
+		t.Errorf("error %v, want %q", err, wantErr)
 	}
 }
