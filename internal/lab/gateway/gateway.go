@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -29,6 +30,12 @@ type Options struct {
 	LogLevel   string // RUST_LOG; "" is info
 	HealthAddr string // "" is 127.0.0.1:8080, seen from inside the namespace
 
+	// Env holds further variables, in the form of os.Environ, which win over
+	// those of the other options.
+	Env []string
+	// Files are what the daemon sees in the place of the system's files.
+	Files []labnet.File
+
 	// Log receives everything the daemon prints; nil keeps the last lines only.
 	Log io.Writer
 }
@@ -37,22 +44,38 @@ type Options struct {
 type Gateway struct {
 	process *labnet.Process
 	output  *tail
+	control string
 }
 
 // Start runs the daemon inside the namespace. It is killed when the namespace's
 // lab is closed, if not stopped before.
 func Start(ns *labnet.Namespace, o Options) (*Gateway, error) {
-	g := &Gateway{output: &tail{next: o.Log}}
-	cmd := exec.Command(o.Binary)
-	cmd.Env = environment(os.Environ(), o)
-	cmd.Stdout, cmd.Stderr = g.output, g.output
-	process, err := ns.StartProcess(cmd)
+	// Namespaces of the network do not keep the daemons' sockets apart.
+	dir, err := os.MkdirTemp("", "gateway-")
 	if err != nil {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	g.process = process
+	g := &Gateway{output: &tail{next: o.Log}, control: filepath.Join(dir, "control.sock")}
+	cmd := exec.Command(o.Binary)
+	cmd.Env = environment(os.Environ(), o, g.control)
+	cmd.Stdout, cmd.Stderr = g.output, g.output
+	g.process, err = ns.StartProcess(cmd, o.Files...)
+	if err != nil {
+		return nil, fmt.Errorf("gateway: %w", errors.Join(err, os.RemoveAll(dir)))
+	}
+	go func() {
+		<-g.process.Done()
+		_ = os.RemoveAll(dir) // what is left of a temporary directory harms nobody
+	}()
 	return g, nil
 }
+
+// ControlSocket returns the path of the daemon's control socket, which is the
+// daemon's own and goes with it.
+func (g *Gateway) ControlSocket() string { return g.control }
+
+// Signal sends a signal. A daemon that has ended answers os.ErrProcessDone.
+func (g *Gateway) Signal(sig os.Signal) error { return g.process.Signal(sig) }
 
 // PID returns the process id.
 func (g *Gateway) PID() int { return g.process.PID() }
@@ -96,7 +119,7 @@ func (g *Gateway) Stop(grace time.Duration) (code int, err error) {
 
 // environment returns base without the settings of some other gateway, and
 // with those of o.
-func environment(base []string, o Options) []string {
+func environment(base []string, o Options, control string) []string {
 	var env []string
 	for _, entry := range base {
 		name, _, _ := strings.Cut(entry, "=")
@@ -113,12 +136,12 @@ func environment(base []string, o Options) []string {
 	}
 	env = append(env,
 		"FIREZONE_TOKEN="+o.Token, "FIREZONE_API_URL="+o.Portal, "FIREZONE_ID="+o.ID, "FIREZONE_NAME="+o.Name,
-		"FIREZONE_LOG_FORMAT=human", "RUST_LOG="+level, "HEALTH_CHECK_ADDR="+health)
+		"FIREZONE_CONTROL_SOCKET="+control, "FIREZONE_LOG_FORMAT=human", "RUST_LOG="+level, "HEALTH_CHECK_ADDR="+health)
 	if o.Masquerade {
 		env = append(env, "FIREZONE_MASQUERADE=true")
 	}
 	if o.TUNDriver != "" {
 		env = append(env, "FIREZONE_TUN_DRIVER="+o.TUNDriver)
 	}
-	return env
+	return append(env, o.Env...)
 }

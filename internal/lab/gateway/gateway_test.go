@@ -2,9 +2,11 @@ package gateway
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -37,6 +39,14 @@ func child(behaviour string) int {
 		signal.Ignore(syscall.SIGTERM)
 	}
 	fmt.Println("portal", os.Getenv("FIREZONE_API_URL"))
+	socket := os.Getenv("FIREZONE_CONTROL_SOCKET")
+	if err := os.WriteFile(socket, nil, 0o600); err != nil {
+		fmt.Println(err)
+	}
+	fmt.Println("control", socket)
+	if hosts, err := os.ReadFile("/etc/hosts"); err == nil {
+		fmt.Printf("hosts %q\n", hosts)
+	}
 	fmt.Fprintln(os.Stderr, "ready")
 	<-terminated
 	var code int
@@ -65,7 +75,7 @@ func namespace(t *testing.T) *labnet.Namespace {
 	return ns
 }
 
-func start(t *testing.T, behaviour string) *Gateway {
+func start(t *testing.T, behaviour string, files ...labnet.File) *Gateway {
 	t.Helper()
 	ns := namespace(t)
 	t.Setenv(childVariable, behaviour)
@@ -74,7 +84,7 @@ func start(t *testing.T, behaviour string) *Gateway {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	g, err := Start(ns, Options{Binary: executable, Portal: "ws://192.0.2.1:8081", Log: &log})
+	g, err := Start(ns, Options{Binary: executable, Portal: "ws://192.0.2.1:8081", Log: &log, Files: files})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,6 +117,43 @@ func TestStopReturnsTheExitCode(t *testing.T) {
 	}
 }
 
+func TestEveryDaemonHasAControlSocketOfItsOwn(t *testing.T) {
+	a, b := start(t, "0 "), start(t, "0 ")
+	if a.ControlSocket() == b.ControlSocket() {
+		t.Errorf("both have %s", a.ControlSocket())
+	}
+	if want := "control " + a.ControlSocket(); !slices.Contains(a.Tail(10), want) {
+		t.Errorf("%q is missing in %q", want, a.Tail(10))
+	}
+	if err := a.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	<-a.Done()
+	deadline := time.Now().Add(10 * time.Second)
+	for ; ; time.Sleep(time.Millisecond) {
+		if _, err := os.Stat(filepath.Dir(a.ControlSocket())); os.IsNotExist(err) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the directory of the socket outlives the daemon")
+		}
+	}
+	if err := a.Signal(syscall.SIGTERM); !errors.Is(err, os.ErrProcessDone) {
+		t.Errorf("signal to an ended daemon: %v", err)
+	}
+}
+
+func TestDaemonSeesTheFilesItIsGiven(t *testing.T) {
+	source := filepath.Join(t.TempDir(), "hosts")
+	if err := os.WriteFile(source, []byte("192.0.2.1 portal"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	g := start(t, "0 ", labnet.File{Source: source, Target: "/etc/hosts"})
+	if want := `hosts "192.0.2.1 portal"`; !slices.Contains(g.Tail(10), want) {
+		t.Errorf("%s is missing in %q", want, g.Tail(10))
+	}
+}
+
 func TestStopKillsAProcessThatIgnoresTheSignal(t *testing.T) {
 	if _, err := start(t, "stubborn").Stop(50 * time.Millisecond); err != ErrKilled {
 		t.Errorf("Stop = %v, want %v", err, ErrKilled)
@@ -121,8 +168,8 @@ func TestStartFailsWithoutABinary(t *testing.T) {
 
 func TestEnvironmentReplacesForeignSettings(t *testing.T) {
 	base := []string{"HOME=/root", "FIREZONE_TOKEN=other", "FIREZONE_FLOW_LOGS=true", "RUST_LOG=trace"}
-	env := environment(base, Options{Token: "mine", Masquerade: true, TUNDriver: "water"})
-	for _, want := range []string{"HOME=/root", "FIREZONE_TOKEN=mine", "RUST_LOG=info", "FIREZONE_MASQUERADE=true", "FIREZONE_TUN_DRIVER=water", "HEALTH_CHECK_ADDR=127.0.0.1:8080"} {
+	env := environment(base, Options{Token: "mine", Masquerade: true, TUNDriver: "water", Env: []string{"SSL_CERT_FILE=/ca.pem"}}, "/run/x.sock")
+	for _, want := range []string{"SSL_CERT_FILE=/ca.pem", "FIREZONE_CONTROL_SOCKET=/run/x.sock", "HOME=/root", "FIREZONE_TOKEN=mine", "RUST_LOG=info", "FIREZONE_MASQUERADE=true", "FIREZONE_TUN_DRIVER=water", "HEALTH_CHECK_ADDR=127.0.0.1:8080"} {
 		if !slices.Contains(env, want) {
 			t.Errorf("%s is missing in %q", want, env)
 		}

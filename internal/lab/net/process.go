@@ -29,7 +29,9 @@ type Usage struct {
 // group of its own, so that an interrupt typed at the terminal reaches the lab
 // only, which then ends its children in order. The caller must not call
 // cmd.Wait.
-func (n *Namespace) StartProcess(cmd *exec.Cmd) (*Process, error) {
+//
+// The child sees the given files in place of those of the system; see File.
+func (n *Namespace) StartProcess(cmd *exec.Cmd, files ...File) (*Process, error) {
 	attr := syscall.SysProcAttr{}
 	if cmd.SysProcAttr != nil {
 		attr = *cmd.SysProcAttr
@@ -45,7 +47,11 @@ func (n *Namespace) StartProcess(cmd *exec.Cmd) (*Process, error) {
 		return nil, errClosed
 	}
 	started := make(chan error, 1)
-	n.start <- func() { started <- cmd.Start() }
+	if len(files) == 0 {
+		n.start <- func() { started <- cmd.Start() }
+	} else {
+		n.startAmong(files, p, started)
+	}
 	if err := <-started; err != nil {
 		return nil, fmt.Errorf("start in namespace %s: %w", n.name, err)
 	}

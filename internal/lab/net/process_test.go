@@ -142,7 +142,7 @@ func TestMissingExecutableIsAnError(t *testing.T) {
 func TestRunningAsAnOrdinaryUserMakesAUserNamespace(t *testing.T) {
 	requireRoot(t)
 	binary := publicCopy(t)
-	cmd := exec.Command(binary, "-test.run=^(TestClientReachesTheInternetButNotThePrivateNetwork|TestProcessSeesItsNamespaceOnly|TestLoopbackIsUpOutsideTheLabToo|TestEnterCommandEntersTheNamespace)$", "-test.v")
+	cmd := exec.Command(binary, "-test.run=^(TestClientReachesTheInternetButNotThePrivateNetwork|TestProcessSeesItsNamespaceOnly|TestLoopbackIsUpOutsideTheLabToo|TestEnterCommandEntersTheNamespace|TestProcessSeesOtherFilesInThePlaceOfTheSystems)$", "-test.v")
 	asNobody(cmd)
 	output, err := cmd.CombinedOutput()
 	if strings.Contains(string(output), "user namespaces") && os.Getenv("CI") != "true" {
@@ -246,7 +246,7 @@ func namespace(t *testing.T) *labnet.Namespace {
 }
 
 // startChild returns the running child and the devices it sees.
-func startChild(t *testing.T, ns *labnet.Namespace) (*labnet.Process, string) {
+func startChild(t *testing.T, ns *labnet.Namespace, files ...labnet.File) (*labnet.Process, string) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], childArgument)
 	input, output, err := os.Pipe()
@@ -264,7 +264,7 @@ func startChild(t *testing.T, ns *labnet.Namespace) (*labnet.Process, string) {
 	}
 	defer stdout.Close()
 	cmd.Stdout = stdoutWriter
-	process, err := ns.StartProcess(cmd)
+	process, err := ns.StartProcess(cmd, files...)
 	stdoutWriter.Close()
 	if err != nil {
 		t.Error(err)

@@ -142,6 +142,10 @@ func (s *Server) requested(sess *session, payload json.RawMessage) bool {
 		fail(why)
 		return true
 	}
+	if s.cfg.Legacy != LegacyOff {
+		s.introduce(sess, gateway, resource, id, end, slices.Contains(msg.Connected, gateway.dev.id))
+		return true
+	}
 	if err := s.authorize(sess, gateway, resource, id, end); err != nil {
 		s.log.Error("authorize", "resource", resource.ID, "err", err)
 		fail(reasonOffline)

@@ -36,6 +36,9 @@ type Config struct {
 	// plain-text errors, 422 for bad parameters, no identity conflicts, no
 	// no_relays, no flow logs.
 	V1Only bool
+	// Legacy makes the portal ask gateways as for clients before 1.4. It needs
+	// V1Only.
+	Legacy Legacy
 	// QueryTokenOnly ignores the X-Authorization header, as portals before
 	// 2025-12-31 do.
 	QueryTokenOnly bool
@@ -109,6 +112,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("clients take either plain or HTTPS name servers, not both")
 	case c.RateLimit != nil && (c.RateLimit.PerSecond <= 0 || c.RateLimit.Burst < 1):
 		return c, errors.New("rate limit needs a positive rate and burst")
+	case c.Legacy != LegacyOff && !c.V1Only:
+		return c, errors.New("legacy messages belong to the 1.4 generation")
 	case min(c.AckTimeout, c.RelayDebounce, c.IdleLimit, c.ClientSession, c.FlowLogs.UploadInterval) < 0:
 		return c, errors.New("negative duration")
 	}
@@ -133,14 +138,8 @@ func (c Config) listen() (main, control net.Listener, err error) {
 			return main, control, fmt.Errorf("listen for websockets: %w", err)
 		}
 	}
-	if tcp, ok := main.Addr().(*net.TCPAddr); ok && tcp.Port == 80 && c.TLS == nil {
-		return main, control, errors.New("clear text on port 80: peers would dial 443")
-	}
-	if c.TLS != nil {
-		// Websockets need HTTP/1.1, whatever else the configuration offers.
-		tlsConfig := c.TLS.Clone()
-		tlsConfig.NextProtos = []string{"http/1.1"}
-		main = tls.NewListener(main, tlsConfig)
+	if main, err = c.secure(main); err != nil {
+		return main, control, err
 	}
 	if control == nil && c.ControlAddr != "" {
 		if control, err = net.Listen("tcp", c.ControlAddr); err != nil {
@@ -148,6 +147,21 @@ func (c Config) listen() (main, control net.Listener, err error) {
 		}
 	}
 	return main, control, nil
+}
+
+// secure puts TLS around a listener for websockets where it is configured, and
+// refuses an address that peers would not dial.
+func (c Config) secure(ln net.Listener) (net.Listener, error) {
+	if c.TLS == nil {
+		if tcp, ok := ln.Addr().(*net.TCPAddr); ok && tcp.Port == 80 {
+			return ln, errors.New("clear text on port 80: peers would dial 443")
+		}
+		return ln, nil
+	}
+	// Websockets need HTTP/1.1, whatever else the configuration offers.
+	tlsConfig := c.TLS.Clone()
+	tlsConfig.NextProtos = []string{"http/1.1"}
+	return tls.NewListener(ln, tlsConfig), nil
 }
 
 func setDefault[T comparable](field *T, value T) {

@@ -71,6 +71,10 @@ func (s *Server) socketHandler(role Role, generation int) http.HandlerFunc {
 func (s *Server) login(r *http.Request, role Role, generation int) (*session, *refusal) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if len(s.public) == 0 {
+		// Suspend has closed the connection under this very handshake.
+		return nil, &refusal{Status: http.StatusServiceUnavailable, Code: "suspended", Detail: "Suspended"}
+	}
 	if ref := s.faults.refusal(role); ref != nil {
 		return nil, ref
 	}

@@ -22,7 +22,7 @@ const (
 	UnknownMessage EventKind = "unknown_message" // Detail: the event's name
 
 	AuthorizationRequested EventKind = "authorization_requested" // by a client
-	AuthorizationPushed    EventKind = "authorization_pushed"    // queued for the gateway
+	AuthorizationPushed    EventKind = "authorization_pushed"    // queued for the gateway; Detail: the event's name, for Config.Legacy
 	AuthorizationAcked     EventKind = "authorization_acked"     // by the gateway
 	AuthorizationGranted   EventKind = "authorization_granted"   // queued for the client
 	AuthorizationFailed    EventKind = "authorization_failed"    // Detail: the reason told to the client

@@ -111,8 +111,7 @@ func (s *Server) fromGateway(sess *session, f frame) bool {
 	case grantNames(sess.generation).ack:
 		return s.acknowledged(sess, f)
 	case "connection_ready":
-		// The answer to request_connection, which this portal never sends.
-		s.invalidRef(sess, f)
+		return s.connectionReady(sess, f)
 	case "broadcast_ice_candidates":
 		return s.candidatesFromGateway(sess, f.Payload, "ice_candidates", CandidatesAdded)
 	case "broadcast_invalidated_ice_candidates":

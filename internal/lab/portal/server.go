@@ -20,16 +20,22 @@ var ErrClosed = errors.New("portal is closed")
 type Server struct {
 	cfg     Config
 	log     *slog.Logger
-	main    net.Listener
-	control net.Listener
-	servers []*http.Server
+	control *endpoint // nil: none
 	events  eventLog
 	refs    *refSigner
 
 	wg sync.WaitGroup // accept loops, handlers and the goroutines of sockets
 
-	mu sync.Mutex // guards everything below; nothing blocks while holding it
+	mu     sync.Mutex // guards everything below; nothing blocks while holding it
+	main   net.Addr   // where websockets are, or were last, served
+	public []*endpoint
 	state
+}
+
+// endpoint is a listener and what serves on it.
+type endpoint struct {
+	listener net.Listener
+	server   *http.Server
 }
 
 // New opens the listeners of cfg and serves on them until Close.
@@ -43,16 +49,17 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		cfg:     cfg,
-		log:     cfg.Logger,
-		main:    main,
-		control: control,
-		refs:    newRefSigner(),
-		state:   newState(cfg),
+		cfg:   cfg,
+		log:   cfg.Logger,
+		main:  main.Addr(),
+		refs:  newRefSigner(),
+		state: newState(cfg),
 	}
-	s.serve(main, s.Handler())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.public = []*endpoint{s.serve(main, s.Handler())}
 	if control != nil {
-		s.serve(control, s.ControlHandler())
+		s.control = s.serve(control, s.ControlHandler())
 	}
 	return s, nil
 }
@@ -70,8 +77,13 @@ func (s *Server) Handler() http.Handler {
 	return mux
 }
 
-// Addr returns the address on which websockets are served.
-func (s *Server) Addr() net.Addr { return s.main.Addr() }
+// Addr returns the address on which websockets are served: that of Config or,
+// after Suspend, the one that the portal was resumed on first.
+func (s *Server) Addr() net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.main
+}
 
 // URL returns the base URL to configure in gateways, clients and relays.
 func (s *Server) URL() string {
@@ -79,7 +91,7 @@ func (s *Server) URL() string {
 	if s.cfg.TLS != nil {
 		scheme = "wss"
 	}
-	return scheme + "://" + s.main.Addr().String()
+	return scheme + "://" + s.Addr().String()
 }
 
 // ControlURL returns the base URL of the HTTP control interface, or "" when
@@ -88,7 +100,7 @@ func (s *Server) ControlURL() string {
 	if s.control == nil {
 		return ""
 	}
-	return "http://" + s.control.Addr().String()
+	return "http://" + s.control.listener.Addr().String()
 }
 
 // Close sends every peer a Close frame with code 1012, as a deployment of the
@@ -106,28 +118,44 @@ func (s *Server) Close() error {
 	if s.presence != nil {
 		s.presence.Stop()
 	}
+	endpoints := s.public
+	s.public = nil
 	s.mu.Unlock()
 
+	if s.control != nil {
+		endpoints = append(endpoints, s.control)
+	}
 	var errs []error
-	for _, srv := range s.servers {
-		errs = append(errs, srv.Close())
+	for _, e := range endpoints {
+		errs = append(errs, e.close())
 	}
 	s.wg.Wait()
 	return errors.Join(errs...)
 }
 
-func (s *Server) serve(ln net.Listener, h http.Handler) {
+// serve starts to serve on ln.
+func (s *Server) serve(ln net.Listener, h http.Handler) *endpoint {
 	srv := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
-	s.servers = append(s.servers, srv)
 	s.wg.Go(func() {
 		if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 			s.log.Error("listener ended", "addr", ln.Addr(), "err", err)
 		}
 	})
+	return &endpoint{ln, srv}
+}
+
+// close ends the listener and what is not a websocket yet. The listener has to
+// be closed here as well: the server does not know it before its goroutine runs.
+func (e *endpoint) close() error {
+	err := e.server.Close()
+	if closeErr := e.listener.Close(); !errors.Is(closeErr, net.ErrClosed) {
+		err = errors.Join(err, closeErr)
+	}
+	return err
 }
 
 // enter registers the caller with the wait group unless the server is closed.

@@ -33,7 +33,11 @@ type session struct {
 	ended   bool
 	iceless bool              // announced capability
 	told    map[string]string // relays the peer knows: id to stamp secret
-	relay   Relay             // of a relay; complete when joined
+
+	// introductions of a client, by the gateway's session; for Config.Legacy.
+	introductions map[*session]*introduction
+
+	relay Relay // of a relay; complete when joined
 }
 
 // id returns the device's id, for a relay the relay's.

@@ -42,6 +42,16 @@ type Options struct {
 	EchoRate      float64       // bits per second of UDP payload, all clients together
 	EchoTime      time.Duration // how long that lasts
 	FirstPacket   time.Duration // bound from authorization to first packet; 0 for none
+
+	scene scene
+}
+
+// scene is what a test arranges around the parts of a World.
+type scene struct {
+	legacy     portal.Legacy
+	persistent bool                           // clients ask again after a goodbye
+	prepare    func(*World) error             // runs when all but the daemon is there
+	daemon     func(*World, *gateway.Options) // has the last word on the daemon's options
 }
 
 // World is a running deployment.
@@ -158,6 +168,11 @@ func (w *World) build() (err error) {
 	if err := w.addResources(); err != nil {
 		return err
 	}
+	if prepare := o.scene.prepare; prepare != nil {
+		if err := prepare(w); err != nil {
+			return err
+		}
+	}
 	return w.startGateway()
 }
 
@@ -172,7 +187,7 @@ func (w *World) startPortal() error {
 	}
 	w.portal, err = portal.New(portal.Config{
 		Listener: listener, Logger: log, V1Only: w.options.V1,
-		GatewayToken: w.token, ClientToken: "client-" + w.token,
+		GatewayToken: w.token, ClientToken: "client-" + w.token, Legacy: w.options.scene.legacy,
 	})
 	return err
 }
@@ -203,10 +218,14 @@ func (w *World) startGateway() error {
 	if err != nil {
 		return err
 	}
-	w.gateway, err = gateway.Start(w.net.Gateway.Host.Namespace, gateway.Options{
+	o := gateway.Options{
 		Binary: w.options.Gateway, Portal: w.portal.URL(), Token: w.token, ID: gatewayID, Name: gatewayName,
 		Masquerade: true, TUNDriver: w.options.TUNDriver, LogLevel: w.options.LogLevel, Log: log,
-	})
+	}
+	if arrange := w.options.scene.daemon; arrange != nil {
+		arrange(w, &o)
+	}
+	w.gateway, err = gateway.Start(w.net.Gateway.Host.Namespace, o)
 	return err
 }
 
@@ -223,7 +242,7 @@ func (w *World) connect(ctx context.Context, i int) error {
 	}
 	c, err := client.Connect(ctx, client.Config{
 		Portal: w.portal.URL(), Token: "client-" + w.token, ID: clientID(i), Name: clientID(i), V1: w.options.V1,
-		Namespace: host.Namespace, Addresses: addresses, Logger: log,
+		Persistent: w.options.scene.persistent, Namespace: host.Namespace, Addresses: addresses, Logger: log,
 	})
 	if err != nil {
 		return fmt.Errorf("%s: %w", clientID(i), err)
