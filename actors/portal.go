@@ -2,6 +2,7 @@ package actors
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -72,6 +73,7 @@ func (readOn) Untraced() {}
 type portalMemory struct {
 	backoff     *portal.Backoff
 	backlog     portal.Backlog
+	routes      portal.RouteMemory
 	connections messages.Connection // opened by this process
 }
 
@@ -81,15 +83,14 @@ type portalMemory struct {
 //	idle --Siblings--> dialling --ok--> open (joining, joined) --end--> waiting --back-off--> dialling
 //
 // Supervisor: gateway. A restart dials again with the key of the plane; grants
-// are not its business, and the portal repeats init after each join. Back-off
-// and held-back candidates are kept in the plane.
+// are not its business, and the portal repeats init after each join. Back-off,
+// held-back candidates and the route that worked are kept in the plane.
 type portalActor struct {
 	plane    *Plane
 	memory   *portalMemory
 	siblings messages.Siblings
 	timers   actorkit.Timers
 
-	route   portal.Route
 	attempt int                // numbers the dials of this incarnation
 	hangUp  context.CancelFunc // ends the dial under way, nil if there is none
 	conn    *ws.Conn
@@ -173,7 +174,7 @@ func (a *portalActor) dial(ctx actorkit.Context, old *ws.Conn) {
 	keys := a.plane.keys.load()
 	m := dialed{attempt: a.attempt, epoch: keys.epoch}
 	cfg := ws.DialConfig{
-		Endpoint: a.plane.Login.Connect(portal.PublicKey(keys.public)), Preferred: a.route,
+		Endpoint: a.plane.Login.Connect(portal.PublicKey(keys.public)), Preferred: a.memory.routes.First(time.Now()),
 		Control: a.plane.markSocket, Drops: a.plane.Drops,
 	}
 	dialling, hangUp := context.WithCancel(context.Background())
@@ -240,14 +241,18 @@ func (a *portalActor) dialed(ctx actorkit.Context, m dialed) {
 	}
 	a.hangUp = nil
 	if m.err != nil {
+		if refused := new(ws.HandshakeError); errors.As(m.err, &refused) {
+			a.memory.routes.Refused()
+		}
 		a.retry(ctx, ws.FailureOf(m.err), m.err)
 		return
 	}
-	a.conn, a.route, a.epoch = m.conn, m.conn.Route(), m.epoch
+	a.memory.routes.Worked(m.conn.Route())
+	a.conn, a.epoch = m.conn, m.epoch
 	a.session = portal.NewSession(time.Now())
 	a.memory.connections++
 	a.number = a.memory.connections
-	ctx.Logger().Debug("portal connection open", "route", a.route)
+	ctx.Logger().Debug("portal connection open", "route", a.conn.Route())
 	a.pump(ctx)
 	a.step(ctx)
 }

@@ -102,7 +102,7 @@ func (a *portalActor) settle(ctx actorkit.Context) {
 func (a *portalActor) event(ctx actorkit.Context, e portal.Event) {
 	switch e := e.(type) {
 	case portal.Joined:
-		ctx.Logger().Info("joined the portal", "route", a.route)
+		ctx.Logger().Info("joined the portal", "route", a.conn.Route())
 		a.memory.backoff.Success()
 		a.plane.joined.Store(true)
 	case portal.Received:

@@ -247,8 +247,7 @@ func receiveClosed(t testing.TB, c <-chan struct{}, what string) {
 // Rules 18 and 19: a success is a join, not an open socket, and the time without
 // one is bounded.
 func TestSocketsWithoutAJoinUseUpThePartitionTime(t *testing.T) {
-	var r *portalRig
-	r = newScriptedRig(t, script{
+	r := newScriptedRig(t, script{
 		func(s *scripted) { s.join() },
 		func(s *scripted) {},
 	})
