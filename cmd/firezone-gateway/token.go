@@ -21,8 +21,8 @@ var (
 	errNoTokenFile = errors.New("the token starts with a slash and names no file or pipe")
 )
 
-// maxToken bounds what is read for a token, in bytes.
-const maxToken = 64 << 10
+// fileLimit bounds what is read for a token, in bytes.
+const fileLimit = 64 << 10
 
 // pipePatience bounds how long the writer of a pipe may take in all.
 var pipePatience = 5 * time.Second
@@ -68,7 +68,7 @@ func readToken(name string) (string, error) {
 	}
 	var raw []byte
 	if err == nil {
-		raw, err = io.ReadAll(io.LimitReader(f, maxToken+1))
+		raw, err = io.ReadAll(io.LimitReader(f, fileLimit+1))
 	}
 	token := strings.TrimSpace(string(raw))
 	switch {
@@ -76,8 +76,8 @@ func readToken(name string) (string, error) {
 		return "", fmt.Errorf("token file %s is a pipe, and nobody wrote a token and closed it within %v", name, pipePatience)
 	case err != nil:
 		return "", fmt.Errorf("token file: %w", err)
-	case len(raw) > maxToken:
-		return "", fmt.Errorf("token file %s has more than %d bytes", name, maxToken)
+	case len(raw) > fileLimit:
+		return "", fmt.Errorf("token file %s has more than %d bytes", name, fileLimit)
 	case token == "":
 		return "", fmt.Errorf("token file %s is empty", name)
 	}

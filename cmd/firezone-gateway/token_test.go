@@ -22,9 +22,9 @@ func TestToken(t *testing.T) {
 	put(t, filepath.Join(empty, "FIREZONE_TOKEN"), " \n")
 	put(t, filepath.Join(dir, "blank"), "\n")
 	put(t, filepath.Join(unset, "OTHER"), "x")
-	put(t, filepath.Join(dir, "great"), strings.Repeat("x", maxToken))
-	put(t, filepath.Join(dir, "large"), strings.Repeat("x", maxToken+1))
-	put(t, filepath.Join(dir, "huge", "FIREZONE_TOKEN"), strings.Repeat("x", maxToken+1))
+	put(t, filepath.Join(dir, "great"), strings.Repeat("x", fileLimit))
+	put(t, filepath.Join(dir, "large"), strings.Repeat("x", fileLimit+1))
+	put(t, filepath.Join(dir, "huge", "FIREZONE_TOKEN"), strings.Repeat("x", fileLimit+1))
 	t.Chdir(dir)
 	for _, tc := range []struct {
 		name, value, credentials string
@@ -47,7 +47,7 @@ func TestToken(t *testing.T) {
 		{"a path that does not exist", "/nonexistent/token", "", "", "names no file"},
 		{"a directory", dir, "", "", "names no file"},
 		{"a terminal or another device", "/dev/null", "", "", "names no file"},
-		{"a file of the greatest size", filepath.Join(dir, "great"), "", strings.Repeat("x", maxToken), ""},
+		{"a file of the greatest size", filepath.Join(dir, "great"), "", strings.Repeat("x", fileLimit), ""},
 		{"a file that is too large", filepath.Join(dir, "large"), "", "", "more than 65536 bytes"},
 		{"a credential that is too large", "", filepath.Join(dir, "huge"), "", "more than 65536 bytes"},
 	} {
@@ -95,8 +95,8 @@ func TestTokenFromAPipe(t *testing.T) {
 		name, content, want, wantErr string
 	}{
 		{"with white space around it", "\n piped\r\n", "piped", ""},
-		{"as large as can be", strings.Repeat("x", maxToken), strings.Repeat("x", maxToken), ""},
-		{"that is too large", strings.Repeat("x", 4*maxToken), "", "more than 65536 bytes"},
+		{"as large as can be", strings.Repeat("x", fileLimit), strings.Repeat("x", fileLimit), ""},
+		{"that is too large", strings.Repeat("x", 4*fileLimit), "", "more than 65536 bytes"},
 		{"that says nothing", "", "", "is empty"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
