@@ -76,7 +76,7 @@ const (
 	portalPort  = 8081
 	gatewayID   = "lab-gateway"
 	longAccess  = time.Hour
-	stopGrace   = 5 * time.Second
+	stopGrace   = 15 * time.Second // the gateway's own bound
 	gatewayName = "lab gateway"
 )
 
