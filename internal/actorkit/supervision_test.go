@@ -304,7 +304,9 @@ func TestTheKindsOfFailure(t *testing.T) {
 			[]string{"Started", "Restarting", "Started", "next"}},
 		{"an actor of class Always that poisons itself restarts", spec("a", always),
 			func(d *diary, _ int) Actor { return &probe{d: d} },
-			func(r *rig, pid PID) { r.tell(pid, do(func(ctx Context) { ctx.Send(ctx.Self(), "next"); ctx.Poison(ctx.Self()) })) },
+			func(r *rig, pid PID) {
+				r.tell(pid, do(func(ctx Context) { ctx.Send(ctx.Self(), "next"); ctx.Poison(ctx.Self()) }))
+			},
 			[]string{"Started", "next", "Restarting", "Started"}},
 		{"an actor of class OnFailure that stops itself is gone", spec("a"),
 			func(d *diary, _ int) Actor { return &probe{d: d} },
