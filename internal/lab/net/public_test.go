@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"syscall"
 	"testing"
+	"time"
 
 	labnet "firezone-gateway/internal/lab/net"
 )
@@ -26,8 +27,8 @@ func TestFurtherAddressesOfAHostAndOfNobody(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer listener.Close()
-		dial := func(address string, port uint16) error {
-			ctx, cancel := context.WithTimeout(t.Context(), 4*silence)
+		dial := func(address string, port uint16, patience time.Duration) error {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			to := netip.AddrPortFrom(netip.MustParseAddr(address), port)
 			conn, err := d.Gateway.Host.DialContext(ctx, "tcp", to.String())
@@ -36,13 +37,13 @@ func TestFurtherAddressesOfAHostAndOfNobody(t *testing.T) {
 			}
 			return err
 		}
-		if err := dial(c.second, 8081); err != nil {
+		if err := dial(c.second, 8081, arrival); err != nil {
 			t.Errorf("further address: %v", err)
 		}
-		if err := dial(c.second, 8082); !errors.Is(err, syscall.ECONNREFUSED) {
+		if err := dial(c.second, 8082, arrival); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("further address without listener: %v", err)
 		}
-		if err, ok := errors.AsType[net.Error](dial(c.nobody, 8081)); !ok || !err.Timeout() {
+		if err, ok := errors.AsType[net.Error](dial(c.nobody, 8081, 4*silence)); !ok || !err.Timeout() {
 			t.Errorf("address that swallows: %v", err)
 		}
 	}
