@@ -52,11 +52,8 @@ func NewLoginURL(l Login) (LoginURL, error) {
 	if u.Hostname() == "" {
 		return LoginURL{}, errors.New("portal URL: no host")
 	}
-	if strings.ContainsAny(u.Hostname(), ":[]") && bracketed(u.Hostname()) == u.Hostname() {
+	if strings.ContainsAny(u.Hostname(), ":[]%") && !isAddress(u.Hostname()) {
 		return LoginURL{}, errors.New("portal URL: host is neither a name nor an address")
-	}
-	if _, err := url.Parse(u.String()); err != nil { // the zone of an address may be anything
-		return LoginURL{}, errors.New("portal URL: host cannot be written in a URL")
 	}
 	if p, err := strconv.ParseUint(u.Port(), 10, 16); u.Port() != "" && (err != nil || p == 0) {
 		return LoginURL{}, errors.New("portal URL: port is not between 1 and 65535")
@@ -81,6 +78,16 @@ func NewLoginURL(l Login) (LoginURL, error) {
 		name:       l.Name,
 		userAgent:  printable(l.UserAgent, 512),
 	}, nil
+}
+
+// isAddress reports whether host is an IPv6 address, with the name of an interface
+// as its zone if there is one: a URL takes any text there and does not give it
+// back.
+func isAddress(host string) bool {
+	a, err := netip.ParseAddr(host)
+	return err == nil && !strings.ContainsFunc(a.Zone(), func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-._", r))
+	})
 }
 
 // Connect completes the prototype with the gateway's public key.
