@@ -11,6 +11,7 @@ type benchCommand struct {
 	daemonFlags
 	Rounds  int     `name:"rounds" default:"5" help:"Rounds; each measures both ways in both directions."`
 	Seconds float64 `name:"seconds" default:"4" help:"Duration of each direction of each round."`
+	Relayed bool    `name:"relayed" help:"Compare the gateway with itself: through a relay and directly."`
 }
 
 // Help implements kong.HelpProvider.
@@ -20,7 +21,18 @@ with the same client engine (golang.zx2c4.com/wireguard with its offloading TUN
 device), alternating between the gateway and golang.zx2c4.com/wireguard itself
 in its place. CPU time and peak resident memory are those of the process in the
 middle. All of it shares this machine's processors, so compare the ratios, not
-the rates of different machines.`
+the rates of different machines.
+
+With --relayed the comparison is of the gateway with itself. A second client,
+from which no packet gets to the gateway directly, uses a TURN relay as strict
+as the real one; the first one goes directly. The relay's share of the work is
+on the same processors, but not in the gateway's CPU time. "relay MB" is what the
+relay forwarded in the stream's direction; the run fails if a relayed stream did
+not go through it, or a direct one did.
+
+  firezone-lab bench                                  against wireguard-go
+  firezone-lab bench --relayed                        what a relay costs
+  firezone-lab bench --relayed --json | jq .ratio_to_resource.medians`
 }
 
 // Run implements the command.
@@ -34,16 +46,19 @@ func (c *benchCommand) Run(s *session) error {
 	if err != nil {
 		return err
 	}
-	report, err := bench.Run(s.ctx, bench.Options{
-		Gateway: binary, TUNDriver: c.TUNDriver, LogDir: c.LogDir,
-		Plain:  []string{self, "plain-wireguard"},
-		Rounds: c.Rounds, Seconds: c.Seconds, Progress: s.progress.Note,
-	})
+	o := c.options()
+	o.Gateway, o.Plain, o.Progress = binary, []string{self, "plain-wireguard"}, s.progress.Note
+	report, err := bench.Run(s.ctx, o)
 	if err != nil {
 		return err
 	}
 	s.progress.Note("")
 	return s.print(report, report.Write)
+}
+
+// options returns what the command line says of a run.
+func (c *benchCommand) options() bench.Options {
+	return bench.Options{TUNDriver: c.TUNDriver, LogDir: c.LogDir, Rounds: c.Rounds, Seconds: c.Seconds, Relayed: c.Relayed}
 }
 
 type plainCommand struct {

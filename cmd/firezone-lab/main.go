@@ -34,6 +34,7 @@ Try these:
   firezone-lab --keep           the same, and leave it up to look around
   firezone-lab --json | jq .ok  the same, for scripts
   firezone-lab bench            throughput against plain wireguard-go
+  firezone-lab bench --relayed  throughput through a relay against direct
   firezone-lab portal           a portal for real gateways and clients
 
 Exit code: 0 when every promise held, 1 when one did not or the lab could not
@@ -41,7 +42,7 @@ be built, 2 for a wrong command line.`
 
 type cli struct {
 	Tour  tourCommand   `cmd:"" default:"withargs" help:"Take a tour: bring a deployment up, let a client use a private network through the gateway, print a table of what was promised and measured. The default."`
-	Bench benchCommand  `cmd:"" help:"Measure one TCP stream through the gateway and through plain wireguard-go in its place."`
+	Bench benchCommand  `cmd:"" help:"Measure one TCP stream through the gateway and through plain wireguard-go in its place, or through a relay and directly."`
 	Serve portalCommand `cmd:"" name:"portal" help:"Run the development portal alone, for real gateways, clients and relays."`
 	Plain plainCommand  `cmd:"" name:"plain-wireguard" hidden:"" help:"The middle process of bench that the gateway is compared with."`
 

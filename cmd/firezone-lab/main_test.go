@@ -8,12 +8,15 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"go.uber.org/goleak"
 
+	"firezone-gateway/internal/lab/bench"
 	"firezone-gateway/internal/lab/portal"
 	"firezone-gateway/internal/lab/tour"
 )
@@ -30,6 +33,8 @@ func TestCommandLine(t *testing.T) {
 		{"help teaches", []string{"--help"}, exitOK, "Try these:"},
 		{"help of a command teaches", []string{"portal", "--help"}, exitOK, "/lab/grants"},
 		{"help of the default command", []string{"tour", "--help"}, exitOK, "--keep"},
+		{"help of bench tells of the relay", []string{"bench", "--help"}, exitOK, "firezone-lab bench --relayed"},
+		{"an absent gateway of a relayed run is a failure", []string{"bench", "--relayed", "--gateway-bin=/nonexistent"}, exitFailed, "--gateway-bin"},
 		{"an unknown flag is a usage error", []string{"--foo"}, exitUsage, "unknown flag --foo"},
 		{"an unknown command is a usage error", []string{"foo"}, exitUsage, "foo"},
 		{"a wrong driver is a usage error", []string{"--tun-driver=x"}, exitUsage, "--tun-driver"},
@@ -47,6 +52,35 @@ func TestCommandLine(t *testing.T) {
 			}
 			if strings.Contains(out.String(), "plain-wireguard") {
 				t.Error("help shows what is hidden")
+			}
+		})
+	}
+}
+
+func TestBenchIsShapedByItsFlags(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		args []string
+		want bench.Options
+	}{
+		{"against plain WireGuard", nil, bench.Options{Rounds: 5, Seconds: 4}},
+		{"through a relay", []string{"--relayed"}, bench.Options{Rounds: 5, Seconds: 4, Relayed: true}},
+		{
+			"everything", []string{"--relayed", "--rounds=2", "--seconds=0.5", "--tun-driver=auto", "--log-dir=logs"},
+			bench.Options{Rounds: 2, Seconds: 0.5, Relayed: true, TUNDriver: "auto", LogDir: "logs"},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var command cli
+			parser, err := kong.New(&command)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := parser.Parse(append([]string{"bench"}, c.args...)); err != nil {
+				t.Fatal(err)
+			}
+			if got := command.Bench.options(); !reflect.DeepEqual(got, c.want) {
+				t.Errorf("options are %+v, want %+v", got, c.want)
 			}
 		})
 	}

@@ -7,6 +7,9 @@
 // Both middle processes stand in the same namespace all the time; each has a
 // resource address of its own that the client routes into its tunnel, so only
 // one of them works at any moment. Neither translates addresses.
+//
+// A relayed run compares the gateway with itself: the other way is that of a
+// second client, which reaches the gateway through a relay only.
 package bench
 
 import (
@@ -17,11 +20,13 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"time"
 
 	"github.com/vishvananda/netlink"
 
 	labnet "firezone-gateway/internal/lab/net"
+	"firezone-gateway/internal/lab/relay"
 	"firezone-gateway/internal/lab/resource"
 )
 
@@ -32,7 +37,10 @@ type Options struct {
 	Plain     []string
 	Rounds    int
 	Seconds   float64 // of each direction of each round
-	LogDir    string  // for the daemon's log; "" keeps none
+	// Relayed compares the gateway with itself, through a relay and directly.
+	// Plain is not used.
+	Relayed bool
+	LogDir  string // for the daemon's log; "" keeps none
 	// Progress is told what happens, in words; nil for nobody.
 	Progress func(format string, args ...any)
 }
@@ -67,14 +75,18 @@ type rig struct {
 	options Options
 	net     *labnet.TwoHop
 	ways    []way
+	relay   *relay.Server
 	closers []func() error // in the order of their making
 }
 
 // way is one of the two things compared.
 type way struct {
 	name    string
+	client  labnet.Host // where the stream begins
+	relayed bool
 	target  netip.Addr
 	process interface {
+		PID() int
 		Usage() (labnet.Usage, error)
 		Done() <-chan struct{}
 	}
@@ -102,6 +114,9 @@ func (r *rig) build(ctx context.Context) (err error) {
 			return err
 		}
 		r.closers = append(r.closers, server.Close)
+	}
+	if r.options.Relayed {
+		return r.buildRelayed(ctx)
 	}
 	if err := r.addPlain(ctx); err != nil {
 		return fmt.Errorf("plain WireGuard: %w", err)
@@ -157,13 +172,6 @@ func (r *rig) measure(ctx context.Context) (Report, error) {
 			}
 		}
 	}
-	for i, w := range r.ways {
-		usage, err := w.process.Usage()
-		if err != nil {
-			return report, fmt.Errorf("%s: %w", w.name, err)
-		}
-		report.Ways[i].PeakRSS = usage.PeakRSS
-	}
 	report.finish()
 	return report, nil
 }
@@ -181,9 +189,13 @@ func (r *rig) warmUp(ctx context.Context, w way) error {
 
 func (r *rig) sample(ctx context.Context, w way, d resource.Direction) (Sample, error) {
 	before, err := w.process.Usage()
+	if err == nil {
+		err = resetPeak(w.process.PID())
+	}
 	if err != nil {
 		return Sample{}, err
 	}
+	forwarded := r.forwarded(d)
 	begin := time.Now()
 	bits, err := r.stream(ctx, w, d, time.Duration(r.options.Seconds*float64(time.Second)))
 	if err != nil {
@@ -194,7 +206,22 @@ func (r *rig) sample(ctx context.Context, w way, d resource.Direction) (Sample, 
 	if err != nil {
 		return Sample{}, err
 	}
-	return Sample{Gigabits: bits / 1e9, Seconds: elapsed, CPUSeconds: (after.CPU - before.CPU).Seconds()}, nil
+	s := Sample{
+		Gigabits: bits / 1e9, Seconds: elapsed, CPUSeconds: (after.CPU - before.CPU).Seconds(),
+		PeakRSS: after.PeakRSS, peakBefore: before.PeakRSS, Forwarded: r.forwarded(d) - forwarded,
+	}
+	// A stream lasts no less than was asked for, and elapsed is more: it counts
+	// the time to connect.
+	return s, w.checkPath(bits/8*r.options.Seconds, s.Forwarded)
+}
+
+// resetPeak makes the peak of a process's resident memory begin anew
+// (proc_pid_clear_refs(5)), so that each stream has its own.
+func resetPeak(pid int) error {
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0); err != nil {
+		return fmt.Errorf("reset peak memory: %w", err)
+	}
+	return nil
 }
 
 func (r *rig) stream(ctx context.Context, w way, d resource.Direction, duration time.Duration) (float64, error) {
@@ -205,7 +232,7 @@ func (r *rig) stream(ctx context.Context, w way, d resource.Direction, duration 
 	if d == resource.FromResource {
 		port = resource.DefaultPorts.Source
 	}
-	return resource.TCPThroughput(ctx, r.net.Client, netip.AddrPortFrom(w.target, port), d, duration)
+	return resource.TCPThroughput(ctx, w.client, netip.AddrPortFrom(w.target, port), d, duration)
 }
 
 // endWith calls cancel when done is closed, until the returned function is

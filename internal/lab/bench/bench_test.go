@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"net/netip"
 	"os"
 	"os/signal"
@@ -119,17 +120,46 @@ func options(t *testing.T) Options {
 }
 
 func TestRunMeasuresBothWays(t *testing.T) {
-	needNamespaces(t)
-	if raceDetector {
-		t.Skip("throughput under the race detector says nothing")
+	for _, c := range []struct {
+		name    string
+		relayed bool
+		ways    [2]string
+	}{
+		{"the gateway and plain WireGuard", false, [2]string{"firezone-gateway", "plain WireGuard"}},
+		{"through a relay and directly", true, [2]string{"relayed", "direct"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			needNamespaces(t)
+			if raceDetector {
+				t.Skip("throughput under the race detector says nothing")
+			}
+			o := options(t)
+			o.Relayed, o.Rounds, o.LogDir = c.relayed, 2, t.TempDir()
+			if c.relayed {
+				o.Plain = nil
+			}
+			report, err := Run(t.Context(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantMeasured(t, report, c.ways)
+			// Which way the bytes went is what Run itself holds for each stream.
+			if got := report.Ways[0].To.Forwarded > 0 && report.Ways[0].From.Forwarded > 0; got != c.relayed {
+				t.Errorf("relay had to do with both directions: %v", got)
+			}
+			if log, err := os.ReadFile(filepath.Join(o.LogDir, "bench-gateway.log")); err != nil || len(log) == 0 {
+				t.Errorf("log of %d bytes, %v", len(log), err)
+			}
+			if _, err := json.Marshal(report); err != nil {
+				t.Error(err)
+			}
+		})
 	}
-	o := options(t)
-	o.Rounds, o.LogDir = 2, t.TempDir()
-	report, err := Run(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(report.Ways) != 2 || report.Ways[0].Name != "firezone-gateway" {
+}
+
+func wantMeasured(t *testing.T, report Report, ways [2]string) {
+	t.Helper()
+	if len(report.Ways) != 2 || report.Ways[0].Name != ways[0] || report.Ways[1].Name != ways[1] {
 		t.Fatalf("report is %+v", report)
 	}
 	for _, way := range report.Ways {
@@ -137,19 +167,87 @@ func TestRunMeasuresBothWays(t *testing.T) {
 			if len(series.Rounds) != 2 || series.Median <= 0 || series.CPUSeconds <= 0 || series.PerCPU <= 0 {
 				t.Errorf("%s: %+v", way.Name, series)
 			}
-		}
-		if way.PeakRSS < 1<<20 {
-			t.Errorf("%s: peak resident memory is %d bytes", way.Name, way.PeakRSS)
+			if series.PeakRSS < 1<<20 || series.PeakRSS > way.PeakRSS {
+				t.Errorf("%s: peak resident memory is %d bytes, and %d from the start", way.Name, series.PeakRSS, way.PeakRSS)
+			}
 		}
 	}
 	if report.To.Medians <= 0 || report.From.Rounds <= 0 || report.From.PerCPU <= 0 {
 		t.Errorf("ratios are %+v and %+v", report.To, report.From)
 	}
-	if log, err := os.ReadFile(filepath.Join(o.LogDir, "bench-gateway.log")); err != nil || len(log) == 0 {
-		t.Errorf("log of %d bytes, %v", len(log), err)
+}
+
+// The only way from the detour's client to the middle leads through a program
+// at the relay's host.
+func TestTheDetourForwardsNothing(t *testing.T) {
+	needNamespaces(t)
+	network, err := labnet.NewTwoHop()
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, err := json.Marshal(report); err != nil {
-		t.Error(err)
+	defer network.Close()
+	d, err := newDetour(network)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(h labnet.Host, address netip.Addr) *net.UDPConn {
+		conn, err := h.ListenUDP(netip.AddrPortFrom(address, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		_ = conn.SetReadDeadline(time.Now().Add(startPatience))
+		return conn
+	}
+	relay, client, direct := at(d.relay, d.relay.IPv4), at(d.client, d.client.IPv4), at(network.Client, network.Client.IPv4)
+	buffer := make([]byte, 16)
+	for _, address := range []netip.Addr{middleToRelay.Addr(), network.Middle.IPv4} {
+		middle := at(network.Middle, address)
+		to := middle.LocalAddr().(*net.UDPAddr).AddrPort()
+		for _, send := range []struct {
+			from *net.UDPConn
+			text string
+		}{{client, "blocked"}, {relay, "relayed"}} {
+			if _, err := send.from.WriteToUDPAddrPort([]byte(send.text), to); err != nil && send.from == relay {
+				t.Fatal(err)
+			}
+		}
+		if n, _, err := middle.ReadFromUDPAddrPort(buffer); err != nil || string(buffer[:n]) != "relayed" {
+			t.Errorf("%v gets %q, error %v", address, buffer[:n], err)
+		}
+	}
+	// The relay's host is there for all three.
+	for _, from := range []*net.UDPConn{client, direct} {
+		if _, err := from.WriteToUDPAddrPort([]byte("hello"), relay.LocalAddr().(*net.UDPAddr).AddrPort()); err != nil {
+			t.Fatal(err)
+		}
+		if _, sender, err := relay.ReadFromUDPAddrPort(buffer); err != nil || sender.String() != from.LocalAddr().String() {
+			t.Errorf("relay hears %v, error %v, want %v", sender, err, from.LocalAddr())
+		}
+	}
+}
+
+func TestStreamsHaveToGoTheirWay(t *testing.T) {
+	const long, short = 100_000_000, 1_000_000
+	for _, c := range []struct {
+		name      string
+		relayed   bool
+		stream    float64
+		forwarded uint64
+		ok        bool
+	}{
+		{"relayed, all through the relay", true, long, 105_000_000, true},
+		{"relayed, part of it not", true, long, 99_000_000, false},
+		{"relayed, not at all", true, long, 0, false},
+		{"direct", false, long, 0, true},
+		{"direct, beside the end of another stream", false, long, 2_000_000, true},
+		{"direct and short, beside the end of another stream", false, short, 2_000_000, true},
+		{"direct, but most of it through the relay", false, long, 60_000_000, false},
+		{"direct, but through the relay", false, long, 105_000_000, false},
+	} {
+		if err := (way{relayed: c.relayed}).checkPath(c.stream, c.forwarded); (err == nil) != c.ok {
+			t.Errorf("%s: %v", c.name, err)
+		}
 	}
 }
 
@@ -162,6 +260,8 @@ func TestRunFailsAndCleansUp(t *testing.T) {
 		"with a gateway that ends":       func(o *Options) { o.Gateway = "/bin/true" },
 		"without rounds":                 func(o *Options) { o.Rounds = 0 },
 		"without time":                   func(o *Options) { o.Seconds = 0 },
+		"relayed, without a gateway":     func(o *Options) { o.Gateway, o.Relayed = "/nonexistent", true },
+		"relayed, a gateway that ends":   func(o *Options) { o.Gateway, o.Relayed = "/bin/true", true },
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := options(t)
@@ -196,12 +296,11 @@ func TestPlainRefusesABadConfiguration(t *testing.T) {
 func TestReportFollowsFromItsRounds(t *testing.T) {
 	r := newReport(Options{Seconds: 2}, []way{{name: "ours"}, {name: "theirs"}})
 	for _, gigabits := range []float64{3, 9, 4} {
-		r.add(0, resource.ToResource, Sample{Gigabits: gigabits, Seconds: 2, CPUSeconds: 1})
+		r.add(0, resource.ToResource, Sample{Gigabits: gigabits, Seconds: 2, CPUSeconds: 1, PeakRSS: uint64(gigabits) << 20, peakBefore: 18 << 20})
 		r.add(0, resource.FromResource, Sample{Gigabits: 1, Seconds: 2, CPUSeconds: 0})
 		r.add(1, resource.ToResource, Sample{Gigabits: 2, Seconds: 2, CPUSeconds: 1})
 		r.add(1, resource.FromResource, Sample{Gigabits: 0, Seconds: 2, CPUSeconds: 1})
 	}
-	r.Ways[0].PeakRSS = 18 << 20
 	r.finish()
 	for _, c := range []struct {
 		what      string
@@ -215,18 +314,65 @@ func TestReportFollowsFromItsRounds(t *testing.T) {
 		{"median of the rounds' ratios", r.To.Rounds, 2},
 		{"ratio in efficiency", r.To.PerCPU, 32.0 / 12},
 		{"ratio to nothing", r.From.Medians, 0},
+		{"peak memory of a direction", float64(r.Ways[0].To.PeakRSS), 9 << 20},
 	} {
 		if math.Abs(c.got-c.want) > 1e-9 {
 			t.Errorf("%s is %v, not %v", c.what, c.got, c.want)
 		}
 	}
+	wantText(t, r, []string{
+		"ours, to the resource", "round 3", "peak MiB", "ratio ours / theirs", "to the resource     2.00 of the medians",
+		"peak resident memory of ours: 18.0 MiB", "peak resident memory of theirs: 0.0 MiB",
+	}, []string{"relay"})
+}
+
+func TestReportOfARelayedRun(t *testing.T) {
+	r := newReport(Options{Seconds: 2, Relayed: true}, []way{{name: relayedWay, relayed: true}, {name: "direct"}})
+	for range 2 {
+		for _, d := range directions {
+			r.add(0, d, Sample{Gigabits: 1.5, Seconds: 2, CPUSeconds: 1, PeakRSS: 20 << 20, Forwarded: 400e6})
+			r.add(1, d, Sample{Gigabits: 2, Seconds: 2, CPUSeconds: 1, PeakRSS: 30 << 20, Forwarded: 1e5})
+		}
+	}
+	r.finish()
+	if got := r.Ways[0].To.Forwarded; got != 800e6 {
+		t.Errorf("%d bytes through the relay", got)
+	}
+	wantText(t, r, []string{
+		"relayed, from the resource", "ratio relayed / direct", "0.75 of the medians, 0.75 median of the rounds, 0.75 in Gbit per CPU second",
+		"relay MB", "800.0", "0.2", "peak resident memory of the gateway: 30.0 MiB", "2 s each direction",
+	}, []string{"memory of relayed", "memory of direct"})
+	encoded, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"ratio_to_resource":{"medians":0.75,`, `"name":"relayed"`, `"relay_bytes":800000000`, `"peak_rss_bytes":31457280`, `"cpu_seconds":2`} {
+		if !bytes.Contains(encoded, []byte(want)) {
+			t.Errorf("%s is missing in %s", want, encoded)
+		}
+	}
+}
+
+func TestReportWithoutRounds(t *testing.T) {
+	wantText(t, newReport(Options{}, nil), []string{"processors"}, []string{"relay", "ratio"})
+	wantText(t, newReport(Options{}, []way{{name: "ours"}, {name: "theirs"}}), []string{"ratio ours / theirs"}, []string{"relay", "NaN"})
+}
+
+// wantText holds that the report's text has some words and lacks others.
+func wantText(t *testing.T, r Report, with, without []string) {
+	t.Helper()
 	var text bytes.Buffer
 	if err := r.Write(&text); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"ours, to the resource", "round 3", "ratio ours / theirs", "to the resource     2.00 of the medians", "peak resident memory of ours: 18.0 MiB"} {
-		if !strings.Contains(text.String(), want) {
-			t.Errorf("%q is missing in\n%s", want, text.String())
+	for _, word := range with {
+		if !strings.Contains(text.String(), word) {
+			t.Errorf("%q is missing in\n%s", word, text.String())
+		}
+	}
+	for _, word := range without {
+		if strings.Contains(text.String(), word) {
+			t.Errorf("%q is in\n%s", word, text.String())
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"runtime"
@@ -14,7 +15,12 @@ import (
 type Sample struct {
 	Gigabits   float64 `json:"gbit_per_second"` // that arrived
 	Seconds    float64 `json:"seconds"`
-	CPUSeconds float64 `json:"cpu_seconds"` // of the process in the middle
+	CPUSeconds float64 `json:"cpu_seconds"`    // of the process in the middle
+	PeakRSS    uint64  `json:"peak_rss_bytes"` // while it lasted
+	peakBefore uint64  // since the sample before
+	// Forwarded is the payload that the relay moved in the stream's direction:
+	// the stream and what WireGuard and TCP add to it.
+	Forwarded uint64 `json:"relay_bytes"`
 }
 
 // Series is one direction of one way.
@@ -23,6 +29,8 @@ type Series struct {
 	Median     float64  `json:"median_gbit_per_second"`
 	CPUSeconds float64  `json:"cpu_seconds"`         // in all rounds
 	PerCPU     float64  `json:"gbit_per_cpu_second"` // over all rounds
+	PeakRSS    uint64   `json:"peak_rss_bytes"`      // in all rounds
+	Forwarded  uint64   `json:"relay_bytes"`         // in all rounds
 }
 
 // Way is what was measured of one process in the middle.
@@ -30,10 +38,11 @@ type Way struct {
 	Name    string `json:"name"`
 	To      Series `json:"to_resource"`
 	From    Series `json:"from_resource"`
-	PeakRSS uint64 `json:"peak_rss_bytes"`
+	PeakRSS uint64 `json:"peak_rss_bytes"` // from the start of its process on
 }
 
-// Report is what came of a run. The gateway is the first way.
+// Report is what came of a run. The first way is the gateway, or the gateway
+// through the relay.
 type Report struct {
 	Processors int     `json:"processors"`
 	Seconds    float64 `json:"seconds"` // asked for, of each direction of each round
@@ -42,7 +51,7 @@ type Report struct {
 	From       Ratio   `json:"ratio_from_resource"`
 }
 
-// Ratio is the gateway's figure over the other's, in one direction.
+// Ratio is the first way's figure over the second's, in one direction.
 type Ratio struct {
 	Medians float64 `json:"medians"` // of the median rates
 	// Rounds is the median of the ratios of each round, which suffers less
@@ -62,6 +71,7 @@ func newReport(o Options, ways []way) Report {
 func (r *Report) add(way int, d resource.Direction, s Sample) {
 	series := r.Ways[way].series(d)
 	series.Rounds = append(series.Rounds, s)
+	r.Ways[way].PeakRSS = max(r.Ways[way].PeakRSS, s.peakBefore, s.PeakRSS)
 }
 
 func (w *Way) series(d resource.Direction) *Series {
@@ -97,11 +107,13 @@ func ratio(a, b Series) Ratio {
 func (s *Series) finish() {
 	var rates []float64
 	var gigabits float64
-	s.CPUSeconds = 0
+	s.CPUSeconds, s.PeakRSS, s.Forwarded = 0, 0, 0
 	for _, sample := range s.Rounds {
 		rates = append(rates, sample.Gigabits)
 		gigabits += sample.Gigabits * sample.Seconds
 		s.CPUSeconds += sample.CPUSeconds
+		s.PeakRSS = max(s.PeakRSS, sample.PeakRSS)
+		s.Forwarded += sample.Forwarded
 	}
 	s.Median = median(rates)
 	s.PerCPU = quotient(gigabits, s.CPUSeconds)
@@ -115,10 +127,16 @@ func (r Report) Write(w io.Writer) error {
 	if len(r.Ways) > 0 {
 		rounds = len(r.Ways[0].To.Rounds)
 	}
+	relayed := func(column string) string {
+		if r.forwards() {
+			return column
+		}
+		return ""
+	}
 	for i := range rounds {
 		fmt.Fprintf(table, "round %d\t", i+1)
 	}
-	fmt.Fprintln(table, "median\tCPU s\tGbit/CPU-s\t")
+	fmt.Fprintln(table, "median\tCPU s\tGbit/CPU-s\tpeak MiB\t"+relayed("relay MB\t"))
 	for _, d := range directions {
 		for i := range r.Ways {
 			series := r.Ways[i].series(d)
@@ -126,7 +144,8 @@ func (r Report) Write(w io.Writer) error {
 			for _, sample := range series.Rounds {
 				fmt.Fprintf(table, "%.2f\t", sample.Gigabits)
 			}
-			fmt.Fprintf(table, "%.2f\t%.2f\t%.2f\t\n", series.Median, series.CPUSeconds, series.PerCPU)
+			fmt.Fprintf(table, "%.2f\t%.2f\t%.2f\t%.1f\t", series.Median, series.CPUSeconds, series.PerCPU, mebibytes(series.PeakRSS))
+			fmt.Fprintln(table, relayed(fmt.Sprintf("%.1f\t", float64(series.Forwarded)/1e6)))
 		}
 	}
 	if err := table.Flush(); err != nil {
@@ -142,12 +161,30 @@ func (r Report) Write(w io.Writer) error {
 			fmt.Fprintf(w, "  %-18v  %.2f of the medians, %.2f median of the rounds, %.2f in Gbit per CPU second\n", d, ratio.Medians, ratio.Rounds, ratio.PerCPU)
 		}
 	}
-	for _, way := range r.Ways {
-		fmt.Fprintf(w, "peak resident memory of %s: %.1f MiB\n", way.Name, float64(way.PeakRSS)/(1<<20))
-	}
+	r.writeMemory(w)
 	_, err := fmt.Fprintf(w, "%d processors, %g s each direction and round; client, resource and middle share them\n", r.Processors, r.Seconds)
 	return err
 }
+
+// writeMemory prints the peaks since the start: in a relayed run, both ways are
+// of one process.
+func (r Report) writeMemory(w io.Writer) {
+	if r.forwards() {
+		peak := slices.MaxFunc(r.Ways, func(a, b Way) int { return cmp.Compare(a.PeakRSS, b.PeakRSS) }).PeakRSS
+		fmt.Fprintf(w, "peak resident memory of the gateway: %.1f MiB\n", mebibytes(peak))
+		return
+	}
+	for _, way := range r.Ways {
+		fmt.Fprintf(w, "peak resident memory of %s: %.1f MiB\n", way.Name, mebibytes(way.PeakRSS))
+	}
+}
+
+// forwards reports whether a relay had anything to do with the streams.
+func (r Report) forwards() bool {
+	return slices.ContainsFunc(r.Ways, func(w Way) bool { return w.To.Forwarded+w.From.Forwarded > 0 })
+}
+
+func mebibytes(bytes uint64) float64 { return float64(bytes) / (1 << 20) }
 
 // median returns the middle value, or the mean of the two middle ones; 0 of
 // none.

@@ -20,6 +20,7 @@ import (
 
 	"firezone-gateway/internal/lab/client"
 	"firezone-gateway/internal/lab/gateway"
+	labnet "firezone-gateway/internal/lab/net"
 	"firezone-gateway/internal/lab/portal"
 	"firezone-gateway/internal/lab/relay"
 )
@@ -74,7 +75,7 @@ func (r *rig) addPlain(ctx context.Context) error {
 		return err
 	}
 	r.closers = append(r.closers, func() error { end.Close(); return nil })
-	r.ways = append(r.ways, way{name: "plain WireGuard", target: throughPlain, process: process})
+	r.ways = append(r.ways, way{name: "plain WireGuard", client: r.net.Client, target: throughPlain, process: process})
 	return nil
 }
 
@@ -82,38 +83,32 @@ func (r *rig) addPlain(ctx context.Context) error {
 func (r *rig) addGateway(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
-	server, err := r.startPortal()
+	// The relay has the client's address, so that a path to the middle is
+	// certainly direct.
+	server, err := r.startPortal(r.net.Middle, r.net.Client)
 	if err != nil {
 		return err
 	}
-	log, err := r.logFile()
+	daemon, err := r.startGateway(server)
 	if err != nil {
 		return err
 	}
-	daemon, err := gateway.Start(r.net.Middle.Namespace, gateway.Options{
-		Binary: r.options.Gateway, Portal: server.URL(), Token: "bench", ID: "bench-gateway", Name: "bench",
-		TUNDriver: r.options.TUNDriver, Log: log,
-	})
-	if err != nil {
-		return err
-	}
-	r.closers = append(r.closers, func() error {
-		code, err := daemon.Stop(stopGrace)
-		if err == nil && code != 0 {
-			err = fmt.Errorf("exit code %d", code)
-		}
-		return err
-	})
 	defer endWith(daemon.Done(), cancel)()
-	if err := r.connectClient(ctx, server); err != nil {
-		return fmt.Errorf("%w\n%s", err, strings.Join(daemon.Tail(20), "\n"))
+	w := way{name: "firezone-gateway", client: r.net.Client, target: throughGateway, process: daemon}
+	granted, err := offer(ctx, server)
+	if err == nil {
+		err = r.connectClient(ctx, server, granted, w)
 	}
-	r.ways = append([]way{{name: "firezone-gateway", target: throughGateway, process: daemon}}, r.ways...)
+	if err != nil {
+		return explained(err, daemon)
+	}
+	r.ways = append([]way{w}, r.ways...)
 	return nil
 }
 
-func (r *rig) startPortal() (*portal.Server, error) {
-	listener, err := r.net.Middle.Listen("tcp", netip.AddrPortFrom(r.net.Middle.IPv4, 8081).String())
+// startPortal starts a portal on one host and a relay on another.
+func (r *rig) startPortal(at, relayAt labnet.Host) (*portal.Server, error) {
+	listener, err := at.Listen("tcp", netip.AddrPortFrom(at.IPv4, 8081).String())
 	if err != nil {
 		return nil, err
 	}
@@ -123,31 +118,57 @@ func (r *rig) startPortal() (*portal.Server, error) {
 	}
 	r.closers = append(r.closers, server.Close)
 	key := relay.NewSecret()
-	// The client's address, so that a path to the middle is certainly direct.
-	turn, err := relay.Start(relay.Options{Secret: key, IPv4: r.net.Client.IPv4, Port: relay.Port, ListenPacket: r.net.Client.ListenPacket})
+	r.relay, err = relay.Start(relay.Options{Secret: key, IPv4: relayAt.IPv4, Port: relay.Port, ListenPacket: relayAt.ListenPacket})
 	if err != nil {
 		return nil, err
 	}
-	r.closers = append(r.closers, turn.Close)
-	return server, server.SetRelays([]portal.Relay{{StampSecret: key, V4: turn.Addrs()[0]}})
+	r.closers = append(r.closers, r.relay.Close)
+	return server, server.SetRelays([]portal.Relay{{StampSecret: key, V4: r.relay.Addrs()[0]}})
 }
 
-func (r *rig) connectClient(ctx context.Context, server *portal.Server) error {
+func (r *rig) startGateway(server *portal.Server) (*gateway.Gateway, error) {
+	log, err := r.logFile()
+	if err != nil {
+		return nil, err
+	}
+	daemon, err := gateway.Start(r.net.Middle.Namespace, gateway.Options{
+		Binary: r.options.Gateway, Portal: server.URL(), Token: "bench", ID: "bench-gateway", Name: "bench",
+		TUNDriver: r.options.TUNDriver, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.closers = append(r.closers, func() error {
+		code, err := daemon.Stop(stopGrace)
+		if err == nil && code != 0 {
+			err = fmt.Errorf("exit code %d", code)
+		}
+		return err
+	})
+	return daemon, nil
+}
+
+// offer waits for the gateway and lets everybody use the resource behind it.
+func offer(ctx context.Context, server *portal.Server) (portal.Resource, error) {
 	if _, err := server.WaitEvent(ctx, 0, func(e portal.Event) bool {
 		return e.Kind == portal.PeerJoined && e.Role == portal.Gateway
 	}); err != nil {
-		return fmt.Errorf("did not join the portal: %w", err)
+		return portal.Resource{}, fmt.Errorf("did not join the portal: %w", err)
 	}
 	granted, err := server.AddResource(portal.Resource{Type: portal.CIDR, Name: "bench", Address: throughGateway.String()})
 	if err != nil {
-		return err
+		return granted, err
 	}
-	if err := server.Grant("", granted.ID, 24*time.Hour); err != nil {
-		return err
-	}
+	return granted, server.Grant("", granted.ID, 24*time.Hour)
+}
+
+// connectClient gives the client's host of w access to the resource and holds
+// that the path is of the kind that w is about.
+func (r *rig) connectClient(ctx context.Context, server *portal.Server, granted portal.Resource, w way) error {
+	name := "bench-" + w.client.Name()
 	c, err := client.Connect(ctx, client.Config{
-		Portal: server.URL(), Token: "bench", ID: "bench-client", Name: "bench",
-		Namespace: r.net.Client.Namespace, Addresses: []netip.Addr{r.net.Client.IPv4},
+		Portal: server.URL(), Token: "bench", ID: name, Name: name,
+		Namespace: w.client.Namespace, Addresses: []netip.Addr{w.client.IPv4},
 	})
 	if err != nil {
 		return err
@@ -156,10 +177,22 @@ func (r *rig) connectClient(ctx context.Context, server *portal.Server) error {
 	if err := c.Access(ctx, granted.ID, host(throughGateway)); err != nil {
 		return err
 	}
-	if to, relayed, ok := c.Path(); !ok || relayed || to.Addr() != r.net.Middle.IPv4 {
-		return fmt.Errorf("path to %v is not direct", to)
+	if to, relayed, ok := c.Path(); !ok || relayed != w.relayed {
+		return fmt.Errorf("path to %v is not %s", to, w.kind())
 	}
 	return nil
+}
+
+func (w way) kind() string {
+	if w.relayed {
+		return "relayed"
+	}
+	return "direct"
+}
+
+// explained adds the daemon's last words to an error.
+func explained(err error, daemon *gateway.Gateway) error {
+	return fmt.Errorf("%w\n%s", err, strings.Join(daemon.Tail(20), "\n"))
 }
 
 func (r *rig) logFile() (io.Writer, error) {

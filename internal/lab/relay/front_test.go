@@ -19,8 +19,17 @@ var (
 	requestIPv6    = stun.RawAttribute{Type: stun.AttrRequestedAddressFamily, Value: []byte{2, 0, 0, 0}}
 	additionalIPv6 = stun.RawAttribute{Type: 0x8000, Value: []byte{2, 0, 0, 0}}
 	additionalIPv4 = stun.RawAttribute{Type: 0x8000, Value: []byte{1, 0, 0, 0}}
-	channel4000    = stun.RawAttribute{Type: stun.AttrChannelNumber, Value: []byte{0x40, 0, 0, 0}}
+	channel4000    = channelNumber(0x4000)
 )
+
+func channelNumber(n uint16) stun.RawAttribute {
+	return stun.RawAttribute{Type: stun.AttrChannelNumber, Value: []byte{byte(n >> 8), byte(n), 0, 0}}
+}
+
+// channelData returns a frame of ChannelData.
+func channelData(number uint16, payload string) []byte {
+	return append([]byte{byte(number >> 8), byte(number), byte(len(payload) >> 8), byte(len(payload))}, payload...)
+}
 
 // A client of the original sends its credentials in the very first request,
 // and believes only answers that are signed with its password.
@@ -147,12 +156,6 @@ func TestMalformedDatagramsAreCountedAndSurvived(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// ChannelData cut short and for an unknown channel: pion's to drop.
-	for _, datagram := range [][]byte{{0x40}, {0x40, 0, 0, 9, 1}, {0x41, 0, 0, 1, 1}} {
-		if _, err := c.conn.Write(datagram); err != nil {
-			t.Fatal(err)
-		}
-	}
 	c.learnNonce()
 	c.allocate()
 	if n := server.Stats().Malformed; n != uint64(len(datagrams)) {
@@ -161,14 +164,7 @@ func TestMalformedDatagramsAreCountedAndSurvived(t *testing.T) {
 }
 
 func TestRelayWithBothFamiliesInANamespace(t *testing.T) {
-	d, err := deployment()
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
-	defer d.Close()
+	d := needDeployment(t)
 	host := d.Relays[0]
 	server := start(t, relay.Options{IPv4: host.IPv4, IPv6: host.IPv6, Port: relay.Port, ListenPacket: host.ListenPacket})
 	for i, at := range []netip.Addr{host.IPv4, host.IPv6} {
@@ -198,31 +194,60 @@ func TestRelayWithBothFamiliesInANamespace(t *testing.T) {
 			if response := c.ask(stun.MethodChannelBind, number, peerAddress(peer.LocalAddr())); response.Type.Class != stun.ClassSuccessResponse {
 				t.Fatalf("bind %v: %v", peerAt, response)
 			}
-			if _, err := c.conn.Write([]byte{0x40, byte(j), 0, 2, 'h', 'i'}); err != nil {
-				t.Fatal(err)
-			}
-			buffer := make([]byte, 64)
-			n, from, err := peer.ReadFromUDPAddrPort(buffer)
-			if err != nil || string(buffer[:n]) != "hi" || from != relayed[j] {
-				t.Fatalf("peer gets %q from %v, error %v", buffer[:n], from, err)
-			}
-			if _, err := peer.WriteToUDPAddrPort([]byte("ho"), from); err != nil {
-				t.Fatal(err)
-			}
-			if frame := c.read(); string(frame) != string([]byte{0x40, byte(j), 0, 2, 'h', 'o'}) {
-				t.Fatalf("client gets %q", frame)
-			}
+			c.exchange(0x4000+uint16(j), peer, relayed[j])
 		}
 	}
 }
 
-func deployment() (*labnet.Deployment, error) {
-	return labnet.NewDeployment(labnet.Options{ClientNAT: labnet.PortRestricted})
+func TestRelayWithIPv6OnlyInANamespace(t *testing.T) {
+	d := needDeployment(t)
+	host := d.Relays[0]
+	server := start(t, relay.Options{IPv6: host.IPv6, Port: relay.Port, ListenPacket: host.ListenPacket})
+	if addrs := server.Addrs(); len(addrs) != 1 || addrs[0] != netip.AddrPortFrom(host.IPv6, relay.Port) {
+		t.Fatalf("relay listens at %v", addrs)
+	}
+	conn, err := d.Clients[0].Host.DialContext(t.Context(), "udp", server.Addrs()[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newClientOn(t, conn)
+	c.learnNonce()
+	if response := c.ask(stun.MethodAllocate, requestUDP); code(response) != stun.CodeAddrFamilyNotSupported {
+		t.Errorf("allocation of IPv4: code %d, want 440", code(response))
+	}
+	relayed := c.allocate(additionalIPv6)
+	if len(relayed) != 1 || relayed[0].Addr() != host.IPv6 {
+		t.Fatalf("relayed addresses %v", relayed)
+	}
+	peer, err := d.Portal.ListenUDP(netip.AddrPortFrom(d.Portal.IPv6, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	c.bound(0x4000, peer.LocalAddr())
+	c.exchange(0x4000, peer, relayed[0])
+	if response := c.bind(0x4001, &net.UDPAddr{IP: d.Portal.IPv4.AsSlice(), Port: 1000}); code(response) != stun.CodePeerAddrFamilyMismatch {
+		t.Errorf("IPv4 peer of an IPv6 allocation: code %d, want 443", code(response))
+	}
+}
+
+// needDeployment returns a network of namespaces with a relay's host in it.
+func needDeployment(t *testing.T) *labnet.Deployment {
+	t.Helper()
+	d, err := labnet.NewDeployment(labnet.Options{ClientNAT: labnet.PortRestricted})
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d
 }
 
 // client speaks STUN by hand.
 type client struct {
-	t         *testing.T
+	t         testing.TB
 	conn      net.Conn
 	username  string
 	integrity stun.MessageIntegrity
@@ -238,14 +263,14 @@ func newClient(t *testing.T, server *relay.Server) *client {
 	return newClientOn(t, conn)
 }
 
-func newClientOn(t *testing.T, conn net.Conn) *client {
+func newClientOn(t testing.TB, conn net.Conn) *client {
 	t.Cleanup(func() { conn.Close() })
 	username, password := relay.Credentials(secret, "key", startTime.Add(time.Hour))
 	return &client{t: t, conn: conn, username: username, integrity: stun.NewLongTermIntegrity(username, relay.Realm, password)}
 }
 
-// ask sends a request with credentials and returns the answer to it.
-func (c *client) ask(method stun.Method, attributes ...stun.Setter) *stun.Message {
+// request returns a request with credentials.
+func (c *client) request(method stun.Method, attributes ...stun.Setter) *stun.Message {
 	c.t.Helper()
 	setters := append([]stun.Setter{stun.TransactionID, stun.NewType(method, stun.ClassRequest)}, attributes...)
 	setters = append(setters, stun.NewUsername(c.username), stun.NewRealm(relay.Realm))
@@ -256,9 +281,14 @@ func (c *client) ask(method stun.Method, attributes ...stun.Setter) *stun.Messag
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if _, err := c.conn.Write(request.Raw); err != nil {
-		c.t.Fatal(err)
-	}
+	return request
+}
+
+// ask sends a request with credentials and returns the answer to it.
+func (c *client) ask(method stun.Method, attributes ...stun.Setter) *stun.Message {
+	c.t.Helper()
+	request := c.request(method, attributes...)
+	c.write(request.Raw)
 	response := &stun.Message{Raw: c.read()}
 	if err := response.Decode(); err != nil {
 		c.t.Fatal(err)
@@ -271,6 +301,7 @@ func (c *client) ask(method stun.Method, attributes ...stun.Setter) *stun.Messag
 
 func (c *client) learnNonce() {
 	c.t.Helper()
+	c.nonce = nil
 	if err := c.nonce.GetFrom(c.ask(stun.MethodAllocate, requestUDP)); err != nil {
 		c.t.Fatal(err)
 	}
@@ -288,6 +319,57 @@ func (c *client) allocate(attributes ...stun.Setter) []netip.AddrPort {
 	return relayedAddresses(c.t, response)
 }
 
+// bind binds a channel.
+func (c *client) bind(number uint16, peer net.Addr) *stun.Message {
+	c.t.Helper()
+	return c.ask(stun.MethodChannelBind, channelNumber(number), peerAddress(peer))
+}
+
+// bound binds a channel and fails the test if the relay does not.
+func (c *client) bound(number uint16, peer net.Addr) {
+	c.t.Helper()
+	if response := c.bind(number, peer); response.Type.Class != stun.ClassSuccessResponse {
+		c.t.Fatalf("bind %x to %v: %v, code %d", number, peer, response, code(response))
+	}
+}
+
+// exchange sends a datagram each way on a channel that is bound to the peer.
+func (c *client) exchange(number uint16, peer *net.UDPConn, relayed netip.AddrPort) {
+	c.t.Helper()
+	c.write(channelData(number, "hi"))
+	buffer := make([]byte, 64)
+	_ = peer.SetReadDeadline(time.Now().Add(arrival))
+	n, from, err := peer.ReadFromUDPAddrPort(buffer)
+	if err != nil || string(buffer[:n]) != "hi" || from != relayed {
+		c.t.Fatalf("peer gets %q from %v, error %v, want it from %v", buffer[:n], from, err, relayed)
+	}
+	if _, err := peer.WriteToUDPAddrPort([]byte("ho"), from); err != nil {
+		c.t.Fatal(err)
+	}
+	if frame := c.read(); string(frame) != string(channelData(number, "ho")) {
+		c.t.Fatalf("client gets %q", frame)
+	}
+}
+
+// write sends a datagram to the relay.
+func (c *client) write(b []byte) {
+	c.t.Helper()
+	if _, err := c.conn.Write(b); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// echo holds that the relay handles the client's datagrams to this point: it
+// answers in order.
+func (c *client) echo() {
+	c.t.Helper()
+	c.write(stun.MustBuild(stun.TransactionID, stun.BindingRequest).Raw)
+	response := &stun.Message{Raw: c.read()}
+	if err := response.Decode(); err != nil || response.Type != stun.BindingSuccess {
+		c.t.Fatalf("answer to Binding: %v, error %v", response, err)
+	}
+}
+
 func (c *client) read() []byte {
 	c.t.Helper()
 	buffer := make([]byte, 1500)
@@ -299,7 +381,7 @@ func (c *client) read() []byte {
 	return buffer[:n]
 }
 
-func relayedAddresses(t *testing.T, m *stun.Message) []netip.AddrPort {
+func relayedAddresses(t testing.TB, m *stun.Message) []netip.AddrPort {
 	t.Helper()
 	var addresses []netip.AddrPort
 	for _, attribute := range m.Attributes {
