@@ -28,6 +28,11 @@ const (
 	Unresolved      // proxy address without a real address
 	ControlUnknown  // control packet of unknown type or undecodable body
 	ControlOverflow // control packets arrive faster than the peer handles them
+	NATUnsupported  // to a proxy address, in a protocol without way back
+	NATFull         // the client has as many sessions as it may have
+	NATExhausted    // no port is left towards the real address
+	NATOverflow     // first packets arrive faster than sessions are made
+	ResolverBusy    // too many domains are being resolved
 
 	// Resource to client, judged on the packet read from the TUN device.
 	NotAPeer     // destination is not a tunnel address
@@ -35,6 +40,7 @@ const (
 	NotAllowed   // no granted resource covers the source
 	NotConnected // the client has no WireGuard session
 	Unclassified // protocol that cannot be mapped back
+	NATEnded     // for a session of a DNS resource that has ended
 
 	// Datagrams on the UDP sockets.
 	DatagramOversize // above 1316 bytes
@@ -57,6 +63,12 @@ const (
 	ClientUnknown     // message for a client that is not connected
 	KeyReplaced       // about the key pair that a reset has replaced
 
+	// Queries to the gateway's DNS servers.
+	DNSMalformed   // not a query
+	DNSForeign     // not from a client
+	DNSOverflow    // too many at once; answered with SERVFAIL
+	DNSConnections // TCP connections beyond the limit, of one client or all
+
 	// Inside.
 	InjectOverflow // packets made by the gateway exceed their queue
 	MailboxFull    // the receiving actor is behind
@@ -71,6 +83,8 @@ var names = [Count]string{
 	GatewayClosed: "gateway_closed", NoResource: "no_resource", Filtered: "filtered", Expired: "expired",
 	NotPublic: "not_public", Unresolved: "unresolved", ControlUnknown: "control_unknown",
 	ControlOverflow: "control_overflow", NotAPeer: "not_a_peer", NoPeerState: "no_peer_state",
+	NATUnsupported: "nat_unsupported", NATFull: "nat_full", NATExhausted: "nat_exhausted", NATOverflow: "nat_overflow",
+	ResolverBusy: "resolver_busy", NATEnded: "nat_session_ended",
 	NotAllowed: "not_allowed", NotConnected: "not_connected", Unclassified: "unclassified",
 	DatagramOversize: "datagram_oversize", DatagramUnknown: "datagram_unknown", DatagramNoInfo: "datagram_no_info",
 	STUNMalformed: "stun_malformed", STUNUnknown: "stun_unknown", STUNOverflow: "stun_overflow",
@@ -78,6 +92,7 @@ var names = [Count]string{
 	ThirdPartyPanic: "third_party_panic", FrameMalformed: "frame_malformed", EventUnknown: "event_unknown",
 	PayloadMalformed: "payload_malformed", ElementMalformed: "element_malformed",
 	CandidateUnusable: "candidate_unusable", ClientUnknown: "client_unknown", KeyReplaced: "key_replaced",
+	DNSMalformed: "dns_malformed", DNSForeign: "dns_foreign", DNSOverflow: "dns_overflow", DNSConnections: "dns_connections",
 	InjectOverflow: "inject_overflow",
 	MailboxFull:    "mailbox_full", TUNWrite: "tun_write",
 }

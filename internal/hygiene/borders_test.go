@@ -54,7 +54,10 @@ var layers = map[string]layer{
 	"internal/lab/bench":         lab,
 	"internal/lab/gateway":       lab,
 	"internal/lab/tour":          lab,
+	"internal/lab/natmatrix":     lab,
+	"internal/lab/scale":         lab,
 	"internal/lab/net":           labPart,
+	"internal/lab/natbox":        labPart,
 	"internal/lab/client":        labPart,
 	"internal/lab/portal":        labPart,
 	"internal/lab/relay":         labPart,
@@ -63,7 +66,7 @@ var layers = map[string]layer{
 }
 
 // planned packages have their layer but need not exist.
-var planned = []string{"internal/dns", "internal/nat"}
+var planned = []string{}
 
 // mayImport lists, for each layer, the layers that its packages may import.
 var mayImport = map[layer][]layer{
