@@ -38,7 +38,8 @@ func openConnection(p *Plane, log *slog.Logger, s clientState, callbacks tunnel.
 	c := &connection{plane: p}
 	if old, ok := p.Tunnel.Lookup(s.Client.PublicKey); ok {
 		if adopt && old.PresharedKey() == s.Client.PresharedKey && old.Serves(s.Client.IPv4, s.Client.IPv6) {
-			old.SetPolicy(compile(s))
+			old.SetPolicy(p.compile(s))
+			old.SetNAT(s.NAT)
 			old.Adopt(callbacks)
 			c.client = old
 		} else {
@@ -49,7 +50,7 @@ func openConnection(p *Plane, log *slog.Logger, s clientState, callbacks tunnel.
 		client, err := p.Tunnel.Add(tunnel.ClientConfig{
 			PublicKey: s.Client.PublicKey, PresharedKey: s.Client.PresharedKey,
 			TunnelV4: s.Client.IPv4, TunnelV6: s.Client.IPv6,
-			Policy: compile(s), Callbacks: callbacks,
+			Policy: p.compile(s), NAT: s.NAT, Callbacks: callbacks,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("admit client: %w", err)

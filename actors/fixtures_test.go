@@ -93,7 +93,7 @@ func admits(t testing.TB, p *testPlane, c, n byte) bool {
 	if r := v.Parse(packettest.UDP(from, to, []byte("question"))); r != drop.None {
 		t.Fatal(r)
 	}
-	return client.Policy().Outbound(&v, time.Now().UnixNano()).Action == policy.Forward
+	return client.Policy().Outbound(&v, policy.NoProxies, time.Now().UnixNano()).Action == policy.Forward
 }
 
 // said is a message of the portal on a connection with the first key pair.

@@ -55,6 +55,7 @@ func (g *gateway) Receive(ctx actorkit.Context) {
 func (g *gateway) start(ctx actorkit.Context) {
 	p := g.plane
 	g.siblings = messages.Siblings{
+		DNS:       g.spawn(ctx, KindDNS, p.players.dns),
 		Peers:     g.spawn(ctx, KindPeers, p.players.peers),
 		Transport: g.spawn(ctx, KindTransport, p.players.transport),
 		TUN:       g.spawn(ctx, KindTUN, p.players.tun),

@@ -5,10 +5,11 @@ import (
 	"firezone-gateway/internal/portal"
 )
 
-func compile(s clientState) *policy.Snapshot {
+// compile returns the policy of a client.
+func (p *Plane) compile(s clientState) *policy.Snapshot {
 	return policy.Compile(policy.Peer{
 		ClientV4: s.Client.IPv4, ClientV6: s.Client.IPv6,
-		GatewayV4: s.Gateway.V4, GatewayV6: s.Gateway.V6,
+		GatewayV4: s.Gateway.V4, GatewayV6: s.Gateway.V6, GatewayOpen: p.GatewayOpen,
 	}, s.Grants.List(), s.Grants.Version())
 }
 

@@ -44,8 +44,8 @@ type (
 // peerEnv is what a peer is made with; it never changes.
 type peerEnv struct {
 	*Plane
-	id                string
-	portal, transport actorkit.PID
+	id                     string
+	portal, transport, dns actorkit.PID
 }
 
 // peer owns one client: its grants and their expiry, its ICE agent and its
@@ -57,7 +57,7 @@ type peerEnv struct {
 //
 // Supervisor: peers. Its state is a value in the store; WireGuard session,
 // policy and path live in the packet path, which carries on while the actor
-// restarts. The ICE agent is made again with the same credentials, which the
+// restarts. Its NAT restarts with it. The ICE agent is made again with the same credentials, which the
 // client does not notice.
 type peer struct {
 	peerEnv
@@ -69,6 +69,10 @@ type peer struct {
 	stash   *actorkit.Stash // what arrives meanwhile
 	control *actorkit.Gate
 	changes *actorkit.Gate
+
+	nat       actorkit.PID // nil until a domain was set up
+	natNumber int          // of the names of its incarnations
+	resolving int          // domains
 }
 
 func newPeer(env peerEnv) *peer {
@@ -122,6 +126,12 @@ func (p *peer) handle(ctx actorkit.Context, msg any) {
 		p.relaysChanged(ctx, m)
 	case messages.ControlReceived:
 		p.controlReceived(ctx, m)
+	case messages.Resolved:
+		p.resolved(ctx, m)
+	case messages.DomainAssigned:
+		p.domainAssigned(m)
+	case *actorkit.ChildGaveUp:
+		p.natGaveUp(ctx, m)
 	case messages.ClientChanged:
 		p.clientChanged(ctx)
 	case messages.ConfirmEmpty:
@@ -140,6 +150,9 @@ func (p *peer) handle(ctx actorkit.Context, msg any) {
 // start takes over what the store and the packet path hold.
 func (p *peer) start(ctx actorkit.Context) {
 	p.state, p.relays = p.store.get(p.id), p.offers.load()
+	if p.state.NAT != nil {
+		p.ensureNAT(ctx)
+	}
 	if p.state.Connected {
 		o := p.nextOffer(false)
 		conn, err := openConnection(p.Plane, ctx.Logger(), p.state, p.callbacks(ctx), true)
@@ -222,6 +235,7 @@ func (p *peer) connect(ctx actorkit.Context, a portal.Authorize, relayID string)
 	p.disconnect()
 	if a.Client.IPv4 != p.state.Client.IPv4 || a.Client.IPv6 != p.state.Client.IPv6 {
 		p.state.Grants = policy.Grants{} // another tunnel address is another peer (dataplane rule 43)
+		p.dropNAT(ctx)
 	}
 	p.state.Client, p.state.ClientICE, p.state.GatewayICE = a.Client, a.ClientICE, a.GatewayICE
 	p.state.RelayID, p.state.Connected = relayID, true

@@ -39,11 +39,14 @@ func (p *peer) setGrants(ctx actorkit.Context, grants policy.Grants, why string)
 	for _, old := range p.state.Grants.List() {
 		if !grants.Has(old.Resource.ID) {
 			ctx.Logger().Info("access ended", "client_id", p.id, "resource_id", old.Resource.ID, "reason", why)
+			if p.nat != nil {
+				ctx.Send(p.nat, messages.EndSessions{ResourceID: old.Resource.ID})
+			}
 		}
 	}
 	p.state.Grants = grants
 	if p.conn != nil {
-		p.conn.client.SetPolicy(compile(p.state))
+		p.conn.client.SetPolicy(p.compile(p.state))
 	}
 	p.armExpiry(ctx)
 	if grants.Len() == 0 {
@@ -62,6 +65,7 @@ func (p *peer) armExpiry(ctx actorkit.Context) {
 
 // sendAway says goodbye to a client that may not use anything any more.
 func (p *peer) sendAway(ctx actorkit.Context) {
+	p.dropNAT(ctx)
 	conn := p.conn
 	if conn == nil {
 		p.reportIfEmpty(ctx, 0)

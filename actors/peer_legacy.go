@@ -12,8 +12,7 @@ import (
 )
 
 // The messages of clients up to 1.3, which a portal sends to gateways that
-// report a version below 1.5.0 (portal §5.2). The domain they may carry is not
-// set up: traffic to its proxy addresses is answered with "unreachable".
+// report a version below 1.5.0 (portal §5.2). They may carry a domain to set up.
 
 // requestConnection makes a connection with credentials of ours, in place of any
 // other, and grants its first resource (portal §3.4).
@@ -27,6 +26,7 @@ func (p *peer) requestConnection(ctx actorkit.Context, m messages.RequestConnect
 		},
 		Gateway: m.Gateway, Connection: m.Connection,
 	}, false, portal.ConnectionReady{Ref: r.Ref, GatewayICE: local})
+	p.legacySetUp(ctx, r.Resource.ID, r.Domain)
 }
 
 // allowAccess grants one more resource and is never answered. It may overtake
@@ -36,6 +36,7 @@ func (p *peer) allowAccess(ctx actorkit.Context, m messages.AllowAccess) {
 	a := m.Access
 	if c := &p.state.Client; c.IPv4 != a.IPv4 || c.IPv6 != a.IPv6 {
 		p.disconnect()
+		p.dropNAT(ctx)
 		p.state.Grants = policy.Grants{} // another tunnel address is another peer (dataplane rule 43)
 		*c = portal.Client{ID: a.ClientID, IPv4: a.IPv4, IPv6: a.IPv6}
 	}
@@ -43,6 +44,7 @@ func (p *peer) allowAccess(ctx actorkit.Context, m messages.AllowAccess) {
 	grants := p.state.Grants.Upsert(policy.Grant{Resource: policyResource(a.Resource), ExpiresAt: a.ExpiresAt})
 	p.setGrants(ctx, grants, "")
 	ctx.Logger().Info("access granted", "client_id", p.id, "resource_id", a.Resource.ID, "expires_at", a.ExpiresAt)
+	p.legacySetUp(ctx, a.Resource.ID, a.Domain)
 }
 
 // newICECredentials makes credentials of the lengths that the portal uses: 4 and

@@ -28,7 +28,8 @@ func newPeerRig(t testing.TB, relays ...messages.RelayChanged) *peerRig {
 	}
 	r := &peerRig{stage: newStage(t, newTestPlane(t, ""))}
 	r.plane.offers.store(offers(1, relays...))
-	env := peerEnv{Plane: r.plane.Plane, id: clientID(1), portal: r.portal.pid, transport: r.transport.pid}
+	r.plane.players.nat = func(p *Plane, n *tunnel.NAT) actorkit.Actor { return faulty{newNAT(p, n)} }
+	env := peerEnv{Plane: r.plane.Plane, id: clientID(1), portal: r.portal.pid, transport: r.transport.pid, dns: r.dns.pid}
 	r.pid = r.peers.spawn(KindPeer, clientID(1), func() actorkit.Actor {
 		r.peer = newPeer(env)
 		return faulty{r.peer}

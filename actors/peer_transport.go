@@ -142,7 +142,7 @@ func (p *peer) controlReceived(ctx actorkit.Context, m messages.ControlReceived)
 	case packet.Goodbye:
 		p.goodbyeReceived(ctx)
 	case packet.AssignedIPs:
-		p.refuseDomain(body)
+		p.assignedIPs(ctx, body)
 	default:
 		p.Drops.Add(drop.ControlUnknown, 1)
 	}
@@ -153,18 +153,7 @@ func (p *peer) goodbyeReceived(ctx actorkit.Context) {
 	ctx.Logger().Info("client said goodbye", "client_id", p.id)
 	p.timers.CancelAll()
 	p.disconnect()
+	p.dropNAT(ctx)
 	p.state = clientState{}
 	p.reportIfEmpty(ctx, 0)
-}
-
-// refuseDomain answers a set-up that no granted DNS resource of this gateway
-// can serve (dataplane §3.2).
-func (p *peer) refuseDomain(body []byte) {
-	e, err := packet.DecodeAssignedIPs(body)
-	if err != nil {
-		p.Drops.Add(drop.ControlUnknown, 1)
-		return
-	}
-	p.Tunnel.SendDomainStatus(p.conn.client, packet.DomainStatusEvent{
-		Resource: e.Resource, Domain: e.Domain, Status: packet.Inactive})
 }

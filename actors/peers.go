@@ -188,7 +188,7 @@ func (p *peers) ensure(ctx actorkit.Context, id string) *peerChild {
 }
 
 func (p *peers) spawn(ctx actorkit.Context, id string, c *peerChild) {
-	env := peerEnv{Plane: p.plane, id: id, portal: p.siblings.Portal, transport: p.siblings.Transport}
+	env := peerEnv{Plane: p.plane, id: id, portal: p.siblings.Portal, transport: p.siblings.Transport, dns: p.siblings.DNS}
 	pid, err := actorkit.SpawnChild(ctx, KindPeer, id, func() actorkit.Actor { return env.players.peer(env) })
 	if err != nil {
 		panic(err) // names are unique per client: only a bug gets here

@@ -3,6 +3,7 @@ package actors
 import (
 	"errors"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -10,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"firezone-gateway/internal/dns"
 	"firezone-gateway/internal/drop"
 	"firezone-gateway/internal/portal"
 	"firezone-gateway/internal/transport"
@@ -26,17 +28,21 @@ type Plane struct {
 	Login      portal.LoginURL
 	TUN        tun.Config
 	Masquerade bool
-	Drops      *drop.Counters
+	// GatewayOpen opens every port of the gateway's tunnel addresses to clients.
+	GatewayOpen bool
+	Drops       *drop.Counters
 
 	Tunnel *tunnel.Tunnel
+	DNS    *dns.Forwarder // what its servers have in common
 	Bind   *transport.Bind
 	Mux    *ice.Mux
 
-	sinks    *sinks
-	host     host
-	players  players
-	sockets  transport.Config           // of Bind's sockets
-	firstTUN atomic.Pointer[tun.Device] // opened before the first actor, for its owner
+	upstreams *dns.Upstreams // of the DNS servers and of the resolver
+	sinks     *sinks
+	host      host
+	players   players
+	sockets   transport.Config           // of Bind's sockets
+	firstTUN  atomic.Pointer[tun.Device] // opened before the first actor, for its owner
 	// readerStopped tells the tun actor that the engine gave up on the device.
 	readerStopped chan struct{}
 
@@ -52,6 +58,7 @@ type Plane struct {
 	memory    portalMemory                         // portal
 	relays    remembered[[]portal.DualStackRelay]  // transport
 	offers    remembered[messages.RelaysChanged]   // transport
+	served    remembered[[]netip.Addr]             // dns
 
 	peerMessages atomic.Uint64 // numbers them; peers
 
@@ -66,6 +73,7 @@ type PlaneConfig struct {
 	MaxPartitionTime time.Duration
 	TUN              tun.Config
 	Masquerade       bool
+	GatewayOpen      bool // see Plane
 	Transport        transport.Config
 	Logger           *slog.Logger
 	Drops            *drop.Counters
@@ -99,10 +107,12 @@ func newPlane(cfg PlaneConfig) (*Plane, error) {
 		return nil, errors.Join(err, sockets.Close())
 	}
 	p := &Plane{
-		Login: cfg.Login, TUN: cfg.TUN, Masquerade: cfg.Masquerade, Drops: cfg.Drops,
+		Login: cfg.Login, TUN: cfg.TUN, Masquerade: cfg.Masquerade, GatewayOpen: cfg.GatewayOpen, Drops: cfg.Drops,
 		host: thisHost, players: allPlayers, sockets: cfg.Transport, readerStopped: make(chan struct{}, 1),
 		store: newStore(), memory: portalMemory{backoff: portal.NewBackoff(cfg.MaxPartitionTime)},
 	}
+	p.upstreams = dns.NewUpstreams(dns.UpstreamsConfig{Control: p.markSocket, Drops: cfg.Drops})
+	p.DNS = dns.NewForwarder(p.upstreams)
 	p.keys.store(keys)
 	p.sinks = &sinks{drops: cfg.Drops, plane: p}
 	p.Bind = transport.NewBind(sockets, p.sinks)

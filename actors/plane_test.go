@@ -3,6 +3,7 @@ package actors
 import (
 	"bytes"
 	"log/slog"
+	"net/netip"
 	"os"
 	"sync"
 	"testing"
@@ -10,6 +11,7 @@ import (
 
 	enginetun "github.com/tailscale/wireguard-go/tun"
 
+	"firezone-gateway/internal/dns"
 	"firezone-gateway/internal/drop"
 	"firezone-gateway/internal/portal"
 	"firezone-gateway/internal/telemetry"
@@ -51,6 +53,12 @@ type testPlane struct {
 	host *memoryHost
 }
 
+// listenOnLoopback serves what belongs on a tunnel address.
+func listenOnLoopback(cfg dns.ServerConfig) (*dns.Server, error) {
+	cfg.Addr = netip.MustParseAddrPort("127.0.0.1:0")
+	return dns.Listen(cfg)
+}
+
 // newTestPlane logs in to portalURL, if a test gets that far.
 func newTestPlane(t testing.TB, portalURL string) *testPlane {
 	t.Helper()
@@ -75,7 +83,8 @@ func newTestPlane(t testing.TB, portalURL string) *testPlane {
 	h := &memoryHost{opened: make(chan *memoryTUN, 64), configured: make(chan tun.Network, 64)}
 	p.host = host{
 		sockets: transport.Open, open: h.open, configure: h.configure,
-		forward: func(string, tun.Families) error { return nil },
+		forward:   func(string, tun.Families) error { return nil },
+		listenDNS: listenOnLoopback,
 	}
 	return &testPlane{Plane: p, log: log, host: h}
 }

@@ -24,7 +24,7 @@ type stage struct {
 	plane  *testPlane
 	system *actorkit.System
 
-	root, portal, transport, tun, peers *probe
+	root, portal, transport, tun, peers, dns *probe
 }
 
 func newStage(t testing.TB, p *testPlane) *stage {
@@ -34,7 +34,7 @@ func newStage(t testing.TB, p *testPlane) *stage {
 	t.Cleanup(func() { stopSystem(t, s.system) })
 	s.root = s.probe(KindGateway, "gateway")
 	s.portal, s.transport = s.probe(KindPortal, "portal"), s.probe(KindTransport, "transport")
-	s.tun, s.peers = s.probe(KindTUN, "tun"), s.probe(KindPeers, "peers")
+	s.tun, s.peers, s.dns = s.probe(KindTUN, "tun"), s.probe(KindPeers, "peers"), s.probe(KindDNS, "dns")
 	return s
 }
 
@@ -51,7 +51,7 @@ func quick(t actorkit.Table) actorkit.Table {
 // introduce makes the probes known to actors that start afterwards.
 func (s *stage) introduce() {
 	s.plane.siblings.store(messages.Siblings{
-		Portal: s.portal.pid, Transport: s.transport.pid, TUN: s.tun.pid, Peers: s.peers.pid,
+		Portal: s.portal.pid, Transport: s.transport.pid, TUN: s.tun.pid, Peers: s.peers.pid, DNS: s.dns.pid,
 	})
 }
 

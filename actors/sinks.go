@@ -26,6 +26,7 @@ type sinks struct {
 	mux    atomic.Pointer[ice.Mux]
 	relays sync.Map // *transport.Relay → *relaySink
 	legs   sync.Map // relayed netip.AddrPort → *relayLeg
+	demand atomic.Pointer[channelDemand]
 }
 
 // relaySink is the way to the actor of a relay.
@@ -67,7 +68,7 @@ func (s *sinks) Relay(r *transport.Relay, b []byte, local netip.Addr) {
 }
 
 // SendSTUN implements ice.Sender. A local address that is a relayed one stands
-// for a channel.
+// for a channel; if there is none yet it is asked for.
 func (s *sinks) SendSTUN(b []byte, local, remote netip.AddrPort) error {
 	sockets := s.plane.Bind.Sockets()
 	v, relayed := s.legs.Load(local)
@@ -76,6 +77,7 @@ func (s *sinks) SendSTUN(b []byte, local, remote netip.AddrPort) error {
 	}
 	path, ok := v.(*relayLeg).paths.Load(remote)
 	if !ok {
+		s.demand.Load().ask(local, remote)
 		return errNoChannel
 	}
 	return sockets.SendTo(b, path.(*transport.Path))

@@ -8,6 +8,7 @@ import (
 	"firezone-gateway/internal/policy"
 	"firezone-gateway/internal/portal"
 	"firezone-gateway/internal/transport/ice"
+	"firezone-gateway/internal/tunnel"
 	"firezone-gateway/messages"
 )
 
@@ -25,6 +26,9 @@ type clientState struct {
 	Signalled  []ice.Candidate // our own that the client knows
 	RelayID    string          // the relay sampled for this connection
 	Connected  bool            // a connection exists or is being made
+	// NAT translates for the client's domains; nil if none was set up. Its table
+	// is written by the nat actor, whose end it outlives.
+	NAT *tunnel.NAT
 }
 
 // empty reports whether there is nothing to keep.

@@ -18,6 +18,10 @@ const (
 	KindRelay     = "relay"
 	KindPeers     = "peers"
 	KindPeer      = "peer"
+	KindNAT       = "nat"
+	KindDNS       = "dns"
+	KindDNSServer = "dns_server"
+	KindResolver  = "resolver"
 )
 
 // ExitGaveUp is the exit code when supervision cannot keep the gateway going.
@@ -76,6 +80,35 @@ var Table = mustTable(
 		ShutdownBudget: 2 * time.Second,
 		Survives:       "grants and connection parameters (store of peers); WireGuard session and policy (packet path)",
 		GiveUp:         actorkit.Degrade,
+	},
+	actorkit.Spec{
+		Kind: KindNAT, Restart: actorkit.Always,
+		Backoff:        actorkit.Backoff{Start: 10 * time.Millisecond, Factor: 2, Cap: 2 * time.Second, Jitter: 0.3, ResetAfter: time.Minute},
+		Intensity:      actorkit.Intensity{Max: 10, Within: time.Minute},
+		ShutdownBudget: time.Second,
+		Survives:       "proxy addresses and sessions (store of peers); first packets wait",
+		GiveUp:         actorkit.Degrade,
+	},
+	actorkit.Spec{
+		Kind: KindDNS, Restart: actorkit.Always,
+		Backoff:        actorkit.Backoff{Start: 50 * time.Millisecond, Factor: 2, Cap: 5 * time.Second, Jitter: 0.2, ResetAfter: time.Minute},
+		ShutdownBudget: 2 * time.Second,
+		Survives:       "addresses to serve and health of the name servers (plane); servers bind again",
+		GiveUp:         actorkit.Exit(ExitGaveUp),
+	},
+	actorkit.Spec{
+		Kind: KindDNSServer, Restart: actorkit.Always,
+		Backoff:        actorkit.Backoff{Start: 100 * time.Millisecond, Factor: 2, Cap: 10 * time.Second, Jitter: 0.2, ResetAfter: time.Minute},
+		ShutdownBudget: time.Second,
+		Survives:       "nothing: it binds again; clients repeat queries",
+		GiveUp:         actorkit.Degrade,
+	},
+	actorkit.Spec{
+		Kind: KindResolver, Restart: actorkit.Always,
+		Backoff:        actorkit.Backoff{Start: 50 * time.Millisecond, Factor: 2, Cap: 5 * time.Second, Jitter: 0.2, ResetAfter: time.Minute},
+		ShutdownBudget: time.Second,
+		Survives:       "health of the name servers (plane); clients repeat what is not answered",
+		GiveUp:         actorkit.Escalate,
 	},
 )
 

@@ -7,11 +7,12 @@ import (
 	"testing"
 	"time"
 
+	"firezone-gateway/internal/actorkit"
 	labportal "firezone-gateway/internal/lab/portal"
 )
 
 func TestAnyActorMayCrash(t *testing.T) {
-	for _, kind := range []string{KindPeer, KindPeers, KindRelay, KindTransport, KindPortal, KindTUN} {
+	for _, kind := range []string{KindPeer, KindPeers, KindRelay, KindTransport, KindPortal, KindTUN, KindDNS, KindDNSServer, KindResolver} {
 		t.Run(kind, func(t *testing.T) {
 			r := newRunningTree(t, labportal.Config{})
 			id, other := r.resource(10), r.resource(11)
@@ -67,17 +68,28 @@ func TestAnActorThatCannotBeKeptAliveExitsWithOne(t *testing.T) {
 }
 
 func TestEveryKindHasARowAndIsSpawnedWithIt(t *testing.T) {
-	kinds := []string{KindGateway, KindPortal, KindTUN, KindTransport, KindRelay, KindPeers, KindPeer}
+	kinds := []string{KindGateway, KindPortal, KindTUN, KindTransport, KindRelay, KindPeers, KindPeer, KindNAT, KindDNS, KindDNSServer, KindResolver}
 	if len(Table) != len(kinds) {
 		t.Errorf("%d rows for %d kinds", len(Table), len(kinds))
 	}
 	r := newRunningTree(t, labportal.Config{})
 	dialClient(t, r.lab, "client", nil).access(r.resource(10))
+	done := make(chan struct{})
+	r.tree.system.Send(r.plane.siblings.load().Peers, act(func(ctx actorkit.Context) {
+		ctx.Send(ctx.Children()[0], act(func(ctx actorkit.Context) {
+			r.peer.ensureNAT(ctx)
+			close(done)
+		}))
+	}))
+	await(t, done, "a translation for the client")
 	for _, a := range r.tree.system.Stats().Actors {
 		path := strings.Split(a.Path, "/")
-		want := path[len(path)-1] // top-level actors are named after their kind
-		if len(path) == 3 {
-			want = map[string]string{"peers": KindPeer, "transport": KindRelay}[path[1]]
+		want := path[len(path)-1] // top-level actors and the resolver are named after their kind
+		switch {
+		case len(path) == 4:
+			want = KindNAT
+		case len(path) == 3 && path[2] != KindResolver:
+			want = map[string]string{"peers": KindPeer, "transport": KindRelay, "dns": KindDNSServer}[path[1]]
 		}
 		if a.Kind != want {
 			t.Errorf("%s is of kind %q", a.Path, a.Kind)

@@ -2,6 +2,7 @@ package actors
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -17,9 +18,19 @@ const maxRelays = 64
 // rebindDelay is the time between attempts to bind the sockets.
 const rebindDelay = time.Second
 
+// The portal is asked for relays at once when the last one is lost, and from then
+// on after these times, doubled from one to the other, until there is an
+// allocation: it may have nothing to offer but what has failed just before.
+const (
+	firstAskGap   = time.Second
+	longestAskGap = time.Minute
+)
+
 type (
 	rebindTimer struct{}
 	rebindAgain struct{}
+	askTimer    struct{}
+	askAgain    struct{}
 )
 
 // transportActor owns the set of relays: one relay actor each, replaced when the
@@ -34,12 +45,16 @@ type transportActor struct {
 	relays   []*relayEntry // in the order of their first appearance
 	spawned  int
 	timers   actorkit.Timers
+
+	asked  time.Time     // when the portal was asked for relays last
+	askGap time.Duration // until it may be asked again
 }
 
 type relayEntry struct {
-	cfg   portal.DualStackRelay
-	pid   actorkit.PID
-	offer messages.RelayChanged
+	cfg    portal.DualStackRelay
+	pid    actorkit.PID
+	offer  messages.RelayChanged
+	demand demandBudget
 }
 
 func newTransport(p *Plane) *transportActor { return &transportActor{plane: p} }
@@ -59,6 +74,10 @@ func (a *transportActor) Receive(ctx actorkit.Context) {
 		a.rebind(ctx)
 	case messages.BindChannels:
 		a.bind(ctx, m)
+	case channelWanted:
+		a.wanted(ctx, m, time.Now())
+	case askAgain:
+		a.askIfNone(ctx)
 	case *actorkit.ChildGaveUp:
 		a.gaveUp(ctx, m)
 	}
@@ -69,6 +88,7 @@ func (a *transportActor) begin(ctx actorkit.Context, m messages.Siblings) {
 		return
 	}
 	a.siblings = m
+	a.plane.sinks.demand.Store(newChannelDemand(ctx))
 	for _, cfg := range a.plane.relays.load() {
 		a.add(ctx, cfg)
 	}
@@ -129,6 +149,13 @@ func (a *transportActor) update(ctx actorkit.Context, m messages.UpdateRelays) {
 			continue
 		}
 		a.remove(ctx, cfg.ID)
+		// What comes from an address is for one relay only: another id at the same
+		// address is that relay, started again.
+		for _, r := range slices.Clone(a.relays) {
+			if !named[r.cfg.ID] && (sameServer(r.cfg.V4, cfg.V4) || sameServer(r.cfg.V6, cfg.V6)) {
+				a.remove(ctx, r.cfg.ID)
+			}
+		}
 		if i := slices.IndexFunc(a.relays, broken); i >= 0 && len(a.relays) == maxRelays {
 			a.remove(ctx, a.relays[i].cfg.ID)
 		}
@@ -148,6 +175,8 @@ func (a *transportActor) update(ctx actorkit.Context, m messages.UpdateRelays) {
 	a.publish(ctx)
 	ctx.Respond(messages.RelaysUpdated{Number: m.Number})
 }
+
+func sameServer(a, b netip.AddrPort) bool { return a.IsValid() && a == b }
 
 func (a *transportActor) add(ctx actorkit.Context, cfg portal.DualStackRelay) {
 	plane := a.plane
@@ -176,6 +205,9 @@ func (a *transportActor) changed(ctx actorkit.Context, m messages.RelayChanged) 
 	}
 	lost := r.offer.Usable && !m.Usable
 	r.offer = m
+	if len(m.Relayed) > 0 {
+		a.askGap = firstAskGap
+	}
 	a.publish(ctx)
 	if lost {
 		a.askIfNone(ctx)
@@ -201,11 +233,17 @@ func (a *transportActor) gaveUp(ctx actorkit.Context, m *actorkit.ChildGaveUp) {
 }
 
 // askIfNone asks the portal for relays after the last usable one was lost
-// (portal §4.4).
+// (portal §4.4), or as soon as it may be asked again.
 func (a *transportActor) askIfNone(ctx actorkit.Context) {
 	if slices.ContainsFunc(a.relays, func(r *relayEntry) bool { return r.offer.Usable }) {
 		return
 	}
+	now := time.Now()
+	if wait := a.askGap - now.Sub(a.asked); wait > 0 {
+		a.timers.After(ctx, askTimer{}, wait, askAgain{})
+		return
+	}
+	a.asked, a.askGap = now, min(max(2*a.askGap, firstAskGap), longestAskGap)
 	ctx.Logger().Warn("no relay left, asking the portal")
 	ctx.Send(a.siblings.Portal, messages.SendToPortal{Message: portal.NoRelays{}})
 }

@@ -2,6 +2,8 @@ package actors
 
 import (
 	"fmt"
+	"hash/fnv"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -45,7 +47,11 @@ func newTransportRig(t testing.TB) *transportRig {
 }
 
 func relayConfig(id string, change ...func(*portal.DualStackRelay)) portal.DualStackRelay {
-	cfg := portal.DualStackRelay{ID: id, V4: addr("127.0.0.1:3478"), Username: "1:user", Password: "s3cret-relay-password"}
+	place := fnv.New32a() // each at its own address
+	_, _ = place.Write([]byte(id))
+	sum := place.Sum32()
+	at := netip.AddrFrom4([4]byte{127, byte(sum >> 16), byte(sum >> 8), byte(sum)})
+	cfg := portal.DualStackRelay{ID: id, V4: netip.AddrPortFrom(at, 3478), Username: "1:user", Password: "s3cret-relay-password"}
 	for _, f := range change {
 		f(&cfg)
 	}
@@ -170,6 +176,23 @@ func TestUpdatesAddReplaceAndDropRelays(t *testing.T) {
 	}
 	if strings.Contains(r.plane.log.String(), "s3cret") {
 		t.Error("a password is in the log")
+	}
+}
+
+// A relay that was started again has another id, and the portal that learned of
+// it after we were cut off names the new one only.
+func TestARelayAtTheAddressOfAnotherTakesItsPlace(t *testing.T) {
+	for name, same := range map[string]func(c *portal.DualStackRelay){
+		"IPv4": func(c *portal.DualStackRelay) { c.V4 = relayConfig("old").V4 },
+		"IPv6": func(c *portal.DualStackRelay) { c.V6 = addr("[::1]:3478") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newTransportRig(t)
+			r.update(nil, relayConfig("old", func(c *portal.DualStackRelay) { c.V6 = addr("[::1]:3478") }), relayConfig("other"))
+			r.started("old", "other")
+			r.update(nil, relayConfig("new", same))
+			r.expectBoth(relayStopped("old"), relayStarted("new"), relayProbed("other"))
+		})
 	}
 }
 

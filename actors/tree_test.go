@@ -2,6 +2,7 @@ package actors
 
 import (
 	"context"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -10,9 +11,11 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"firezone-gateway/internal/actorkit"
+	"firezone-gateway/internal/dns"
 	"firezone-gateway/internal/drop"
 	labportal "firezone-gateway/internal/lab/portal"
 	"firezone-gateway/internal/portal"
+	"firezone-gateway/internal/tunnel"
 	"firezone-gateway/messages"
 )
 
@@ -45,6 +48,12 @@ func newTreeRig(t testing.TB, cfg labportal.Config) *treeRig {
 		peer: func(env peerEnv) actorkit.Actor {
 			r.peer = newPeer(env)
 			return faulty{r.peer}
+		},
+		nat:      func(p *Plane, n *tunnel.NAT) actorkit.Actor { return faulty{actual.nat(p, n)} },
+		dns:      func(p *Plane) actorkit.Actor { return faulty{actual.dns(p)} },
+		resolver: func(p *Plane) actorkit.Actor { return faulty{actual.resolver(p)} },
+		dnsServer: func(p *Plane, n dns.Network, a netip.AddrPort) actorkit.Actor {
+			return faulty{actual.dnsServer(p, n, a)}
 		},
 	}
 	return r
@@ -112,11 +121,22 @@ func (r *treeRig) pid(kind string) actorkit.PID {
 		return siblings.TUN
 	case KindTransport:
 		return siblings.Transport
+	case KindDNS:
+		return siblings.DNS
 	case KindRelay:
 		parent = siblings.Transport
+	case KindDNSServer, KindResolver:
+		parent = siblings.DNS
 	}
 	found := make(chan actorkit.PID, 1)
-	r.tree.system.Send(parent, act(func(ctx actorkit.Context) { found <- ctx.Children()[0] }))
+	r.tree.system.Send(parent, act(func(ctx actorkit.Context) {
+		for _, child := range ctx.Children() {
+			if strings.HasSuffix(actorkit.Path(child), "/"+KindResolver) == (kind == KindResolver) {
+				found <- child
+				return
+			}
+		}
+	}))
 	return receive(r.t, found, "child")
 }
 

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 
 	enginetun "github.com/tailscale/wireguard-go/tun"
 
 	"firezone-gateway/internal/actorkit"
+	"firezone-gateway/internal/dns"
 	"firezone-gateway/internal/transport"
 	"firezone-gateway/internal/tun"
 	"firezone-gateway/messages"
@@ -24,6 +26,7 @@ type host struct {
 	open      func(tun.Config) (tunDevice, error)
 	configure func(tun.Network) (tun.Families, error)
 	forward   func(link string, f tun.Families) error
+	listenDNS func(dns.ServerConfig) (*dns.Server, error)
 }
 
 // tunDevice is a TUN device whose loss can be waited for.
@@ -43,6 +46,7 @@ var thisHost = host{
 	},
 	configure: tun.Configure,
 	forward:   forward,
+	listenDNS: dns.Listen,
 }
 
 type (
@@ -171,10 +175,26 @@ func (a *tunActor) configured(ctx actorkit.Context, m configured) {
 	}
 	a.configuring = false
 	a.plane.tunUp.Store(true)
+	a.serveDNS(ctx, m.families)
 	a.report(ctx, m.families)
 	if a.again {
 		a.again = false
 		a.configure(ctx)
+	}
+}
+
+// serveDNS has DNS served on the addresses that the device got.
+func (a *tunActor) serveDNS(ctx actorkit.Context, f tun.Families) {
+	addresses := a.plane.addresses.load()
+	var serve []netip.Addr
+	if f.V4 {
+		serve = append(serve, addresses.V4)
+	}
+	if f.V6 {
+		serve = append(serve, addresses.V6)
+	}
+	if pid := a.plane.siblings.load().DNS; pid != nil {
+		ctx.Send(pid, messages.ServeDNS{Addresses: serve})
 	}
 }
 

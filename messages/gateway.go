@@ -6,11 +6,11 @@ import (
 	"firezone-gateway/internal/actorkit"
 )
 
-// Siblings are the top-level actors. The gateway actor sends it to each of them
-// once all exist: first to Peers, then to Transport, TUN and Portal, so that
+// Siblings are the top-level actors. The gateway actor sends it to those of them
+// that use others once all exist: first to Peers, then to Transport, TUN and Portal, so that
 // nobody hears of a sibling's doings before it knows its siblings.
 type Siblings struct {
-	Portal, TUN, Transport, Peers actorkit.PID
+	Portal, TUN, Transport, Peers, DNS actorkit.PID
 }
 
 // PortalGaveUp reports that the portal refuses this gateway for good, or that

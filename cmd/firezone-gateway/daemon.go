@@ -93,6 +93,7 @@ func (d *daemon) open(login portal.LoginURL) (*actors.Plane, error) {
 		MaxPartitionTime: time.Duration(f.MaxPartitionTime),
 		TUN:              tun.Config{Name: tun.DefaultName, Driver: f.TUNDriver, Logger: d.log, Drops: d.drops},
 		Masquerade:       f.Masquerade,
+		GatewayOpen:      f.AllowGatewayAccess,
 		Transport: transport.Config{
 			Port: transport.PreferredPort, Mark: tun.SocketMark,
 			SendBuffer: f.UDPSendBuffer, RecvBuffer: f.UDPRecvBuffer,

@@ -45,28 +45,29 @@ A service manager should restart it after 1. It may take up to 15 s to end. SIGH
 type flags struct {
 	Token string `arg:"" optional:"" env:"FIREZONE_TOKEN" help:"Gateway token, or the path of a file that holds it. A command line is visible to other users."`
 
-	APIURL           string      `name:"api-url" short:"u" env:"FIREZONE_API_URL" default:"wss://api.firezone.dev" help:"Portal to connect to (ws, wss, http or https). The port is 443 unless given, for ws as well."`
-	Name             string      `name:"firezone-name" short:"n" env:"FIREZONE_NAME" help:"Name shown in the admin portal. Default: host name."`
-	ID               string      `name:"firezone-id" short:"i" env:"FIREZONE_ID" help:"Identity of this gateway. Default: from /var/lib/firezone/gateway_id, else derived from /etc/machine-id, else made up and stored."`
-	NoTelemetry      bool        `name:"no-telemetry" env:"FIREZONE_NO_TELEMETRY" help:"Accepted for compatibility: this gateway sends nothing to the vendor in any case."`
-	NoCheck          bool        `name:"no-check" help:"Skip the check for CAP_NET_ADMIN at start."`
-	HealthCheckAddr  string      `name:"health-check-addr" env:"HEALTH_CHECK_ADDR" default:"0.0.0.0:8080" help:"IP address and port of the health endpoint: /healthz is 200 while the process lives, /readyz while it can serve clients, else 503."`
-	ControlSocket    string      `name:"control-socket" env:"FIREZONE_CONTROL_SOCKET" default:"${control_socket}" help:"Unix socket on which this gateway takes commands such as reset, from its own user and root. none: no such socket."`
-	LogFormat        string      `name:"log-format" env:"FIREZONE_LOG_FORMAT" enum:"human,json" default:"human" help:"Log format: human or json."`
-	LogDirectives    string      `name:"log-level" env:"RUST_LOG" default:"info" help:"Log level (off, error, warn, info, debug, trace), or directives per target: info,portal=debug,transport=warn."`
-	FlowLogs         bool        `name:"flow-logs" env:"FIREZONE_FLOW_LOGS" hidden:""`
-	Metrics          string      `name:"metrics" env:"FIREZONE_METRICS" hidden:""`
-	ValidateChecksum bool        `name:"validate-checksums" env:"FIREZONE_VALIDATE_CHECKSUMS" hidden:""`
-	OTLPEndpoint     string      `name:"otlp-grpc-endpoint" env:"OTLP_GRPC_ENDPOINT" placeholder:"HOST:PORT" help:"OpenTelemetry collector (gRPC) for traces and metrics. OTEL_EXPORTER_OTLP_ENDPOINT works as well. Default: none."`
-	MaxPartitionTime humanSpan   `name:"max-partition-time" short:"m" env:"FIREZONE_MAX_PARTITION_TIME" default:"24h" help:"How long to go on without the portal before giving up (5m, 1h 30m, 30d)."`
-	NoIncBuf         bool        `name:"no-inc-buf" env:"FIREZONE_NO_INC_BUF" help:"Do not raise net.core.rmem_max and wmem_max."`
-	UDPSendBuffer    int         `name:"udp-send-buffer-size" env:"FIREZONE_UDP_SEND_BUFFER_SIZE" default:"${send_buffer}" help:"Send buffer of each UDP socket in bytes."`
-	UDPRecvBuffer    int         `name:"udp-recv-buffer-size" env:"FIREZONE_UDP_RECV_BUFFER_SIZE" default:"${recv_buffer}" help:"Receive buffer of each UDP socket in bytes."`
-	Masquerade       bool        `name:"masquerade" env:"FIREZONE_MASQUERADE" help:"Switch on forwarding and install masquerade rules for client addresses (nftables table firezone_gateway)."`
-	TUNDriver        tun.Driver  `name:"tun-driver" env:"FIREZONE_TUN_DRIVER" default:"auto" help:"How packets move through the TUN device: auto uses kernel offloads where they work, water moves one packet per system call."`
-	NoHostWatch      bool        `name:"no-host-watch" env:"FIREZONE_NO_HOST_WATCH" help:"Do not reset when the host resumes from suspension or its default route changes."`
-	ReportedVersion  string      `name:"reported-version" env:"FIREZONE_REPORTED_VERSION" default:"${reported}" hidden:""`
-	Version          versionFlag `name:"version" help:"Print the version and exit."`
+	APIURL             string      `name:"api-url" short:"u" env:"FIREZONE_API_URL" default:"wss://api.firezone.dev" help:"Portal to connect to (ws, wss, http or https). The port is 443 unless given, for ws as well."`
+	Name               string      `name:"firezone-name" short:"n" env:"FIREZONE_NAME" help:"Name shown in the admin portal. Default: host name."`
+	ID                 string      `name:"firezone-id" short:"i" env:"FIREZONE_ID" help:"Identity of this gateway. Default: from /var/lib/firezone/gateway_id, else derived from /etc/machine-id, else made up and stored."`
+	NoTelemetry        bool        `name:"no-telemetry" env:"FIREZONE_NO_TELEMETRY" help:"Accepted for compatibility: this gateway sends nothing to the vendor in any case."`
+	NoCheck            bool        `name:"no-check" help:"Skip the check for CAP_NET_ADMIN at start."`
+	HealthCheckAddr    string      `name:"health-check-addr" env:"HEALTH_CHECK_ADDR" default:"0.0.0.0:8080" help:"IP address and port of the health endpoint: /healthz is 200 while the process lives, /readyz while it can serve clients, else 503."`
+	ControlSocket      string      `name:"control-socket" env:"FIREZONE_CONTROL_SOCKET" default:"${control_socket}" help:"Unix socket on which this gateway takes commands such as reset, from its own user and root. none: no such socket."`
+	LogFormat          string      `name:"log-format" env:"FIREZONE_LOG_FORMAT" enum:"human,json" default:"human" help:"Log format: human or json."`
+	LogDirectives      string      `name:"log-level" env:"RUST_LOG" default:"info" help:"Log level (off, error, warn, info, debug, trace), or directives per target: info,portal=debug,transport=warn."`
+	FlowLogs           bool        `name:"flow-logs" env:"FIREZONE_FLOW_LOGS" hidden:""`
+	Metrics            string      `name:"metrics" env:"FIREZONE_METRICS" hidden:""`
+	ValidateChecksum   bool        `name:"validate-checksums" env:"FIREZONE_VALIDATE_CHECKSUMS" hidden:""`
+	OTLPEndpoint       string      `name:"otlp-grpc-endpoint" env:"OTLP_GRPC_ENDPOINT" placeholder:"HOST:PORT" help:"OpenTelemetry collector (gRPC) for traces and metrics. OTEL_EXPORTER_OTLP_ENDPOINT works as well. Default: none."`
+	MaxPartitionTime   humanSpan   `name:"max-partition-time" short:"m" env:"FIREZONE_MAX_PARTITION_TIME" default:"24h" help:"How long to go on without the portal before giving up (5m, 1h 30m, 30d)."`
+	NoIncBuf           bool        `name:"no-inc-buf" env:"FIREZONE_NO_INC_BUF" help:"Do not raise net.core.rmem_max and wmem_max."`
+	UDPSendBuffer      int         `name:"udp-send-buffer-size" env:"FIREZONE_UDP_SEND_BUFFER_SIZE" default:"${send_buffer}" help:"Send buffer of each UDP socket in bytes."`
+	UDPRecvBuffer      int         `name:"udp-recv-buffer-size" env:"FIREZONE_UDP_RECV_BUFFER_SIZE" default:"${recv_buffer}" help:"Receive buffer of each UDP socket in bytes."`
+	Masquerade         bool        `name:"masquerade" env:"FIREZONE_MASQUERADE" help:"Switch on forwarding and install masquerade rules for client addresses (nftables table firezone_gateway)."`
+	TUNDriver          tun.Driver  `name:"tun-driver" env:"FIREZONE_TUN_DRIVER" default:"auto" help:"How packets move through the TUN device: auto uses kernel offloads where they work, water moves one packet per system call."`
+	AllowGatewayAccess bool        `name:"allow-gateway-access" env:"FIREZONE_ALLOW_GATEWAY_ACCESS" help:"Open every port of the gateway's own tunnel addresses to clients, as the original does. By default they reach ping and DNS only."`
+	NoHostWatch        bool        `name:"no-host-watch" env:"FIREZONE_NO_HOST_WATCH" help:"Do not reset when the host resumes from suspension or its default route changes."`
+	ReportedVersion    string      `name:"reported-version" env:"FIREZONE_REPORTED_VERSION" default:"${reported}" hidden:""`
+	Version            versionFlag `name:"version" help:"Print the version and exit."`
 }
 
 // versionFlag prints the version and ends the process.

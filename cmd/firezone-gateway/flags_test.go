@@ -58,7 +58,7 @@ func TestVariablesOfTheOriginal(t *testing.T) {
 		"FIREZONE_VALIDATE_CHECKSUMS": "true", "FIREZONE_NO_INC_BUF": "true", "FIREZONE_MAX_PARTITION_TIME": "30d",
 		"RUST_LOG": "debug", "FIREZONE_UDP_SEND_BUFFER_SIZE": "1", "FIREZONE_UDP_RECV_BUFFER_SIZE": "2",
 		"FIREZONE_MASQUERADE": "true", "FIREZONE_TUN_DRIVER": "water", "FIREZONE_REPORTED_VERSION": "1.4.0",
-		"FIREZONE_CONTROL_SOCKET": "/x", "FIREZONE_NO_HOST_WATCH": "true",
+		"FIREZONE_CONTROL_SOCKET": "/x", "FIREZONE_NO_HOST_WATCH": "true", "FIREZONE_ALLOW_GATEWAY_ACCESS": "true",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +68,7 @@ func TestVariablesOfTheOriginal(t *testing.T) {
 		LogFormat: "json", FlowLogs: true, Metrics: "otel-collector", OTLPEndpoint: "collector:4317", ValidateChecksum: true,
 		NoIncBuf: true, MaxPartitionTime: humanSpan(30 * day), LogDirectives: "debug", UDPSendBuffer: 1, UDPRecvBuffer: 2,
 		Masquerade: true, TUNDriver: tun.Water, ReportedVersion: "1.4.0",
-		ControlSocket: "/x", NoHostWatch: true,
+		ControlSocket: "/x", NoHostWatch: true, AllowGatewayAccess: true,
 	}
 	if *f != want {
 		t.Errorf("got  %+v\nwant %+v", *f, want)

@@ -50,7 +50,7 @@ func BenchmarkOutbound(b *testing.B) {
 			b.ReportAllocs()
 			i, passed := 0, 0
 			for b.Loop() {
-				if s.Outbound(&views[i%len(views)], now).Action == Forward {
+				if s.Outbound(&views[i%len(views)], NoProxies, now).Action == Forward {
 					passed++
 				}
 				i++
@@ -63,7 +63,7 @@ func BenchmarkOutbound(b *testing.B) {
 			i := 0
 			for b.Loop() {
 				v.Parse(packets[i%len(packets)])
-				s.Outbound(&v, now)
+				s.Outbound(&v, NoProxies, now)
 				i++
 			}
 		})
@@ -77,7 +77,7 @@ func BenchmarkOutbound6(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		v.Parse(p)
-		s.Outbound(&v, now)
+		s.Outbound(&v, NoProxies, now)
 	}
 }
 
@@ -88,7 +88,7 @@ func BenchmarkOutboundInternet(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		v.Parse(p)
-		s.Outbound(&v, now)
+		s.Outbound(&v, NoProxies, now)
 	}
 }
 
@@ -97,7 +97,7 @@ func BenchmarkInbound(b *testing.B) {
 	v := parse(b, tcpFrom("10.3.3.3", 443))
 	b.ReportAllocs()
 	for b.Loop() {
-		s.Inbound(v, now)
+		s.Inbound(v, NoProxies, now)
 	}
 }
 
@@ -124,8 +124,8 @@ func TestVerdictsAllocateNothing(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(100, func() {
 		for _, v := range views {
-			s.Outbound(v, now)
-			s.Inbound(v, now)
+			s.Outbound(v, NoProxies, now)
+			s.Inbound(v, NoProxies, now)
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations for %d packets", n, 2*len(views))

@@ -38,7 +38,10 @@ func Compile(p Peer, grants []Grant, version uint64) *Snapshot {
 			network := g.Resource.Network.Masked()
 			networks[network] = append(networks[network], r)
 		case DNS:
-			s.dns = append(s.dns, r)
+			if s.dns == nil {
+				s.dns = map[string]rule{}
+			}
+			s.dns[g.Resource.ID] = r
 		case Internet:
 			r.filter = s.intern(filter{all: true})
 			s.internet = append(s.internet, r)

@@ -24,6 +24,12 @@ func (g Grants) Has(id string) bool {
 	return ok
 }
 
+// Get returns the grant of a resource.
+func (g Grants) Get(id string) (Grant, bool) {
+	grant, ok := g.byID[id]
+	return grant, ok
+}
+
 // Version grows with every change.
 func (g Grants) Version() uint64 { return g.version }
 

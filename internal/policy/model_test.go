@@ -2,6 +2,7 @@ package policy
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -39,9 +40,13 @@ func TestSnapshotMatchesTheModel(t *testing.T) {
 			if rapid.IntRange(0, 7).Draw(t, "dns") == 0 {
 				port = DNSPort
 			}
-			m := model{p, grants}
-			compare(t, s, m.outbound(b, a, shape, port), s.Outbound(view(t, shape.build(b, 7, a, port)), now))
-			compare(t, s, m.inbound(a, b, shape, port), s.Inbound(view(t, shape.build(a, port, b, 7)), now))
+			proxies := setUp{}
+			if len(grants) > 0 {
+				proxies[a] = rapid.SliceOfNDistinct(rapid.Custom(func(t *rapid.T) string { return rapid.SampledFrom(grants).Draw(t, "grant").Resource.ID }), 0, 3, rapid.ID).Draw(t, "set up")
+			}
+			m := model{p, grants, proxies}
+			compare(t, s, m.outbound(b, a, shape, port), s.Outbound(view(t, shape.build(b, 7, a, port)), proxies, now))
+			compare(t, s, m.inbound(a, b, shape, port), s.Inbound(view(t, shape.build(a, port, b, 7)), proxies, now))
 		}
 	})
 }
@@ -138,8 +143,9 @@ func drawGrant(t *rapid.T) Grant {
 
 // model judges by scanning all grants.
 type model struct {
-	peer   Peer
-	grants []Grant
+	peer    Peer
+	grants  []Grant
+	proxies setUp
 }
 
 func (m model) outbound(src, dst netip.Addr, s shape, port uint16) modelVerdict {
@@ -201,12 +207,22 @@ func (m model) lookup(a netip.Addr, s shape, port uint16) (drop.Reason, string) 
 	online, onlineID, names := false, "", false
 	for _, g := range m.grants {
 		switch r := g.Resource; {
-		case r.Kind == DNS && proxy:
+		case r.Kind == DNS && proxy && len(m.proxies[a]) == 0:
 			covering++
 			if live(g) {
 				names = true
 			} else {
 				expired++
+			}
+		case r.Kind == DNS && proxy && slices.Contains(m.proxies[a], r.ID):
+			covering++
+			switch {
+			case !live(g):
+				expired++
+			case !admitted(r.Filters, s, port):
+				filtered++
+			case !best || r.ID > bestID:
+				best, bestID = true, r.ID
 			}
 		case r.Kind == Internet && !proxy:
 			if live(g) {

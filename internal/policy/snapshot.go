@@ -16,8 +16,8 @@ type Snapshot struct {
 	table      networks // of CIDR resources
 	rules      []rule   // of table
 	filters    []filter
-	internet   []rule // greatest resource ID first
-	dns        []rule
+	internet   []rule          // greatest resource ID first
+	dns        map[string]rule // by resource ID
 	resources  []Resource
 	skipped    []Skip
 	nextExpiry int64
@@ -53,9 +53,24 @@ func (s *Snapshot) Credited(v Verdict) (Resource, bool) {
 	return s.resources[v.rule-1], true
 }
 
+// Proxies says which DNS resources a proxy address was set up for.
+type Proxies interface {
+	// Resources returns the resource IDs, none if the address was not set up. The
+	// caller does not change the slice.
+	Resources(proxy netip.Addr) []string
+}
+
+// NoProxies knows of no proxy address.
+var NoProxies Proxies = noProxies{}
+
+type noProxies struct{}
+
+func (noProxies) Resources(netip.Addr) []string { return nil }
+
 // Outbound judges a packet that was decrypted from the client's tunnel, in the
-// order of dataplane §2.1. now is the wall clock in Unix nanoseconds.
-func (s *Snapshot) Outbound(v *packet.View, now int64) Verdict {
+// order of dataplane §2.1 up to step 9. now is the wall clock in Unix
+// nanoseconds.
+func (s *Snapshot) Outbound(v *packet.View, proxies Proxies, now int64) Verdict {
 	switch {
 	case v.Dst.IsMulticast():
 		return dropped(drop.Multicast)
@@ -73,7 +88,7 @@ func (s *Snapshot) Outbound(v *packet.View, now int64) Verdict {
 	case IsTunnel(v.Dst):
 		return rejected(drop.TunnelRange, packet.Prohibited)
 	}
-	reason, rule := s.match(v.Dst, v.Protocol, v.DstPort, now)
+	reason, rule := s.match(v.Dst, v.Protocol, v.DstPort, proxies, now)
 	switch reason {
 	case drop.None:
 		return Verdict{Action: Forward, rule: rule}
@@ -83,10 +98,11 @@ func (s *Snapshot) Outbound(v *packet.View, now int64) Verdict {
 	return rejected(reason, packet.Prohibited)
 }
 
-// Inbound judges a packet that was read from the TUN device for the client, in
-// the order of dataplane §4.1 from step 4 on. Nothing is ever answered. now is
-// the wall clock in Unix nanoseconds.
-func (s *Snapshot) Inbound(v *packet.View, now int64) Verdict {
+// Inbound judges a packet that was read from the TUN device for the client and
+// translated if it belongs to a session, in the order of dataplane §4.1 from
+// step 4 on. Nothing is ever answered. now is the wall clock in Unix
+// nanoseconds.
+func (s *Snapshot) Inbound(v *packet.View, proxies Proxies, now int64) Verdict {
 	switch own := s.isGateway(v.Src); {
 	case own && s.isClient(v.Dst):
 		return Verdict{Action: Forward}
@@ -99,7 +115,7 @@ func (s *Snapshot) Inbound(v *packet.View, now int64) Verdict {
 	case v.Kind == packet.KindICMPError:
 		return Verdict{Action: Forward}
 	}
-	reason, rule := s.match(v.Src, v.Protocol, v.SrcPort, now)
+	reason, rule := s.match(v.Src, v.Protocol, v.SrcPort, proxies, now)
 	if reason != drop.None {
 		return dropped(drop.NotAllowed)
 	}
@@ -109,9 +125,12 @@ func (s *Snapshot) Inbound(v *packet.View, now int64) Verdict {
 // match looks for a grant that admits packets between the client and the given
 // address and port, whichever way they go. It returns drop.None and the
 // credited rule, or why there is none.
-func (s *Snapshot) match(remote netip.Addr, p packet.Protocol, port uint16, now int64) (drop.Reason, int32) {
+func (s *Snapshot) match(remote netip.Addr, p packet.Protocol, port uint16, proxies Proxies, now int64) (drop.Reason, int32) {
 	if IsProxy(remote) {
-		return proxyReason(s.dns, now), 0
+		if ids := proxies.Resources(remote); len(ids) > 0 {
+			return s.matchProxy(ids, p, port, now)
+		}
+		return s.unmapped(now), 0
 	}
 	reason := drop.NoResource
 	if len(s.internet) > 0 {
@@ -152,13 +171,36 @@ func (s *Snapshot) match(remote netip.Addr, p packet.Protocol, port uint16, now 
 	return reason, 0
 }
 
-// proxyReason says why a proxy address without a mapping leads nowhere. With a
-// DNS resource it is a domain that was not set up, or not resolved; the client
-// must not take that for a lost authorisation (dataplane §2.4).
-func proxyReason(dns []rule, now int64) drop.Reason {
+// matchProxy is match for a proxy address that was set up for these resources.
+// Of those that admit the packet the one with the greatest ID is credited.
+func (s *Snapshot) matchProxy(ids []string, p packet.Protocol, port uint16, now int64) (drop.Reason, int32) {
+	reason, credited, best := drop.NoResource, int32(0), ""
+	for _, id := range ids {
+		r, ok := s.dns[id]
+		switch {
+		case !ok:
+		case r.expired(now):
+			if reason == drop.NoResource {
+				reason = drop.Expired
+			}
+		case !s.filters[r.filter].admits(p, port):
+			if credited == 0 {
+				reason = drop.Filtered
+			}
+		case credited == 0 || id > best:
+			reason, credited, best = drop.None, r.id, id
+		}
+	}
+	return reason, credited
+}
+
+// unmapped says why a proxy address that was not set up leads nowhere. With a
+// DNS resource it is a domain that is not set up yet; the client must not take
+// that for a lost authorisation (dataplane §2.4).
+func (s *Snapshot) unmapped(now int64) drop.Reason {
 	reason := drop.NoResource
-	for i := range dns {
-		if !dns[i].expired(now) {
+	for _, r := range s.dns {
+		if !r.expired(now) {
 			return drop.Unresolved
 		}
 		reason = drop.Expired

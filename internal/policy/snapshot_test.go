@@ -122,13 +122,58 @@ func run(t *testing.T, p Peer, judge func(*Snapshot, *packet.View, int64) Verdic
 	}
 }
 
+// setUp are the proxy addresses that were set up, with their resources.
+type setUp map[netip.Addr][]string
+
+func (p setUp) Resources(proxy netip.Addr) []string { return p[proxy] }
+
+var domains = setUp{
+	addr("100.96.1.1"): {"d"}, addr("fd00:2021:1111:8000::101"): {"d"},
+	addr("100.96.1.2"): {"d", "e"}, addr("100.96.1.3"): {"e", "d"},
+}
+
+func outbound(s *Snapshot, v *packet.View, now int64) Verdict { return s.Outbound(v, domains, now) }
+
+func inbound(s *Snapshot, v *packet.View, now int64) Verdict { return s.Inbound(v, domains, now) }
+
+func TestOutboundToProxyAddresses(t *testing.T) {
+	web, ssh := domain("d", tcp(80, 80)), domain("e", tcp(22, 22))
+	tests := []verdictCase{
+		{"a domain that was set up", []Grant{domain("d")}, tcpTo("100.96.1.1", 1), forward, "d"},
+		{"over IPv6", []Grant{domain("d")}, tcpTo("fd00:2021:1111:8000::101", 1), forward, "d"},
+		{"rule 33: the resource's filter admits", []Grant{web}, tcpTo("100.96.1.1", 80), forward, "d"},
+		{"rule 33: the resource's filter refuses", []Grant{web}, tcpTo("100.96.1.1", 22), prohibited(drop.Filtered), ""},
+		{"rule 33: another resource's filter does not count", []Grant{web, ssh}, tcpTo("100.96.1.1", 22), prohibited(drop.Filtered), ""},
+		{"rule 33: a CIDR resource's filter does not count", []Grant{web, cidr("a", "100.0.0.0/8")}, tcpTo("100.96.1.1", 22), prohibited(drop.Filtered), ""},
+		{"rule 34: the Internet resource does not count", []Grant{web, internet("i")}, tcpTo("100.96.1.1", 22), prohibited(drop.Filtered), ""},
+		{"rule 56: the first of two resources admits", []Grant{web, ssh}, tcpTo("100.96.1.2", 80), forward, "d"},
+		{"rule 56: the second of two resources admits", []Grant{web, ssh}, tcpTo("100.96.1.2", 22), forward, "e"},
+		{"rule 56: neither of two resources admits", []Grant{web, ssh}, tcpTo("100.96.1.2", 23), prohibited(drop.Filtered), ""},
+		{"rule 56: one of the two was never granted", []Grant{ssh}, tcpTo("100.96.1.2", 22), forward, "e"},
+		{"rule 32: the greatest ID is credited", []Grant{domain("d"), domain("e")}, tcpTo("100.96.1.2", 22), forward, "e"},
+		{"rule 32: whatever the order of the set-up", []Grant{domain("d"), domain("e")}, tcpTo("100.96.1.3", 22), forward, "e"},
+		{"a resource that was revoked", []Grant{ssh}, tcpTo("100.96.1.1", 22), prohibited(drop.NoResource), ""},
+		{"the last resource was revoked", nil, tcpTo("100.96.1.1", 22), prohibited(drop.NoResource), ""},
+		{"rule 36: a resource that ended", []Grant{until(web, 0), ssh}, tcpTo("100.96.1.1", 80), prohibited(drop.Expired), ""},
+		{"rule 36: one of two that ended", []Grant{until(web, 0), ssh}, tcpTo("100.96.1.2", 22), forward, "e"},
+		{"rule 36: one ended, the other refuses", []Grant{until(web, 0), ssh}, tcpTo("100.96.1.2", 80), prohibited(drop.Filtered), ""},
+		{"a resource that became a CIDR resource", []Grant{cidr("d", "10.0.0.0/8")}, tcpTo("100.96.1.1", 80), prohibited(drop.NoResource), ""},
+	}
+	run(t, peer, outbound, tests)
+	run(t, peer, inbound, []verdictCase{
+		{"rule 68: a reply from the admitted port", []Grant{web}, tcpFrom("100.96.1.1", 80), forward, "d"},
+		{"rule 68: a reply from another port", []Grant{web}, tcpFrom("100.96.1.1", 22), dropped(drop.NotAllowed), ""},
+		{"a reply of a resource that was revoked", []Grant{ssh}, tcpFrom("100.96.1.1", 80), dropped(drop.NotAllowed), ""},
+	})
+}
+
 func TestOutboundOrderOfChecks(t *testing.T) {
 	foreign4, foreign6 := addr("100.64.0.8"), addr("fd00:2021:1111::8")
 	lan, lan6 := addr("10.1.2.3"), addr("2001:db8::3")
 	all := []Grant{cidr("a", "0.0.0.0/0"), cidr("b", "::/0")}
 	online := append([]Grant{internet("i")}, all...)
 
-	run(t, peer, (*Snapshot).Outbound, []verdictCase{
+	run(t, peer, outbound, []verdictCase{
 		{"rule 10: an unknown protocol reaches an unfiltered network", all, packettest.IP(peer.ClientV4, lan, 47, []byte{1}), forward, "a"},
 		{"rule 11: a bad IPv4 header checksum does not matter", all, damaged(udpTo("10.1.2.3", 1)), forward, "a"},
 		{"rule 18: a foreign IPv4 source", all, packettest.Ping(foreign4, lan, 1, nil), prohibited(drop.ForeignSource), ""},
@@ -159,7 +204,7 @@ func TestOutboundToTheGatewayItself(t *testing.T) {
 	timestamp := packettest.ICMP(peer.ClientV4, peer.GatewayV4, 13, 0, 0, make([]byte, 12))
 	closed := prohibited(drop.GatewayClosed)
 	all := []Grant{cidr("a", "0.0.0.0/0"), cidr("b", "::/0"), internet("i")}
-	run(t, peer, (*Snapshot).Outbound, []verdictCase{
+	run(t, peer, outbound, []verdictCase{
 		{"a ping passes", nil, packettest.Ping(peer.ClientV4, peer.GatewayV4, 1, nil), forward, ""},
 		{"an IPv6 pong passes", nil, packettest.Pong(peer.ClientV6, peer.GatewayV6, 1, nil), forward, ""},
 		{"DNS over UDP passes", nil, udpTo("100.64.0.1", 53535), forward, ""},
@@ -173,7 +218,7 @@ func TestOutboundToTheGatewayItself(t *testing.T) {
 
 	open := peer
 	open.GatewayOpen = true
-	run(t, open, (*Snapshot).Outbound, []verdictCase{
+	run(t, open, outbound, []verdictCase{
 		{"rule 19: any TCP port with the open door", nil, tcpTo("100.64.0.1", 8080), forward, ""},
 		{"rule 19: any UDP port over IPv6 with the open door", nil, udpTo("fd00:2021:1111::1", 53), forward, ""},
 		{"rule 19: any protocol with the open door", nil, gre, forward, ""},
@@ -188,7 +233,7 @@ func TestOutboundFilters(t *testing.T) {
 	one := func(f ...Filter) []Grant { return []Grant{cidr("a", "10.0.0.0/8", f...)} }
 	filtered := prohibited(drop.Filtered)
 
-	run(t, peer, (*Snapshot).Outbound, []verdictCase{
+	run(t, peer, outbound, []verdictCase{
 		{"rule 27: an empty list admits UDP", one(), udpTo("10.1.2.3", 9), forward, "a"},
 		{"rule 27: an empty list admits ping", one(), packettest.Ping(peer.ClientV4, lan, 1, nil), forward, "a"},
 		{"rule 27: an empty list admits GRE", one(), gre, forward, "a"},
@@ -253,13 +298,13 @@ func TestOutboundSeveralResources(t *testing.T) {
 		}
 		tests = append(tests, verdictCase{"rule 35: " + a, []Grant{internet("i")}, udpTo(a, 1), want, ""})
 	}
-	run(t, peer, (*Snapshot).Outbound, tests)
+	run(t, peer, outbound, tests)
 }
 
 func TestOutboundExpiry(t *testing.T) {
 	later, ended := time.Hour, -time.Nanosecond
 	lan := cidr("a", "10.0.0.0/8")
-	run(t, peer, (*Snapshot).Outbound, []verdictCase{
+	run(t, peer, outbound, []verdictCase{
 		{"rule 36: before the end", []Grant{until(lan, time.Nanosecond)}, tcpTo("10.1.2.3", 1), forward, "a"},
 		{"rule 36: at the end", []Grant{until(lan, 0)}, tcpTo("10.1.2.3", 1), prohibited(drop.Expired), ""},
 		{"rule 36: one of two on the same network ends", []Grant{until(cidr("b", "10.0.0.0/8"), ended), until(lan, later)}, tcpTo("10.1.2.3", 1), forward, "a"},
@@ -277,13 +322,13 @@ func TestOutboundExpiry(t *testing.T) {
 
 	v := parse(t, tcpTo("10.1.2.3", 1))
 	after := start.Add(2 * time.Hour).UnixNano()
-	if s := Compile(peer, []Grant{until(lan, later)}, 1); s.Outbound(v, after).Reason != drop.Expired {
+	if s := Compile(peer, []Grant{until(lan, later)}, 1); s.Outbound(v, NoProxies, after).Reason != drop.Expired {
 		t.Error("rule 36: a grant did not end by itself")
 	}
-	if s := Compile(peer, []Grant{until(lan, 3*later)}, 2); s.Outbound(v, after).Action != Forward {
+	if s := Compile(peer, []Grant{until(lan, 3*later)}, 2); s.Outbound(v, NoProxies, after).Action != Forward {
 		t.Error("rule 37: a later end does not extend access")
 	}
-	if s := Compile(peer, []Grant{until(lan, -later)}, 3); s.Outbound(v, now).Action == Forward {
+	if s := Compile(peer, []Grant{until(lan, -later)}, 3); s.Outbound(v, NoProxies, now).Action == Forward {
 		t.Error("rule 38: an end in the past leaves access")
 	}
 }
@@ -295,7 +340,7 @@ func TestInbound(t *testing.T) {
 	refused := dropped(drop.NotAllowed)
 	own := func(dst netip.Addr) []byte { return packettest.IP(peer.GatewayV4, dst, 47, []byte{1}) }
 
-	run(t, peer, (*Snapshot).Inbound, []verdictCase{
+	run(t, peer, inbound, []verdictCase{
 		{"the gateway itself passes in any protocol", nil, own(peer.ClientV4), forward, ""},
 		{"the gateway itself passes over IPv6", nil, udpFrom("fd00:2021:1111::1", 53535), forward, ""},
 		{"the gateway itself to somebody else", all, own(addr("100.64.0.8")), dropped(drop.NoPeerState), ""},
@@ -328,13 +373,13 @@ func TestInbound(t *testing.T) {
 
 func TestMissingFamilyMatchesNothing(t *testing.T) {
 	only4 := Peer{ClientV4: peer.ClientV4, GatewayV4: peer.GatewayV4}
-	run(t, only4, (*Snapshot).Outbound, []verdictCase{
+	run(t, only4, outbound, []verdictCase{
 		{"IPv4 passes", []Grant{cidr("a", "10.0.0.0/8")}, udpTo("10.1.2.3", 1), forward, "a"},
 		{"IPv6 has a foreign source", []Grant{cidr("a", "::/0")}, udpTo("2001:db8::1", 1), prohibited(drop.ForeignSource), ""},
 		{"an unspecified source is foreign", []Grant{cidr("a", "::/0")}, packettest.Ping(addr("::"), addr("2001:db8::1"), 1, nil), prohibited(drop.ForeignSource), ""},
 	})
 	var zero Snapshot
-	if got := zero.Outbound(parse(t, udpTo("10.1.2.3", 1)), now); got != prohibited(drop.ForeignSource) {
+	if got := zero.Outbound(parse(t, udpTo("10.1.2.3", 1)), NoProxies, now); got != prohibited(drop.ForeignSource) {
 		t.Errorf("zero snapshot: %+v", got)
 	}
 }
@@ -394,7 +439,7 @@ func TestSnapshotDoesNotFollowItsInput(t *testing.T) {
 	s := Compile(peer, grants, 1)
 	grants[0].Resource.Filters[0] = tcp(22, 22)
 	grants[0].Resource.ID = "b"
-	v := s.Outbound(parse(t, tcpTo("10.1.2.3", 80)), now)
+	v := s.Outbound(parse(t, tcpTo("10.1.2.3", 80)), NoProxies, now)
 	if r, _ := s.Credited(v); v.Action != Forward || r.ID != "a" || r.Filters[0] != tcp(80, 80) {
 		t.Errorf("verdict %+v of %+v", v, r)
 	}

@@ -5,7 +5,6 @@
 package transport
 
 import (
-	"net/netip"
 	"testing"
 
 	"github.com/tailscale/wireguard-go/conn"
@@ -16,10 +15,14 @@ func TestThePacketPathAllocatesNothing(t *testing.T) {
 		name  string
 		cfg   Config
 		sizes []int
+		ecn   byte
 	}{
-		{"coalesced", Config{}, repeat(128, 1312)},
-		{"singly", Config{DisableGSO: true, DisableGRO: true}, repeat(100, 1312)},
-		{"surprises", Config{}, []int{96, 1312, 1312, 1312, 1312}},
+		{"coalesced", Config{}, repeat(128, 1312), 0},
+		{"singly", Config{DisableGSO: true, DisableGRO: true}, repeat(100, 1312), 0},
+		{"surprises", Config{}, []int{96, 1312, 1312, 1312, 1312}, 0},
+		{"capable of ECN", Config{}, repeat(128, 1312), 1},
+		{"with Congestion Experienced", Config{}, repeat(128, 1312), ecnCE},
+		{"singly with Congestion Experienced", Config{DisableGSO: true, DisableGRO: true}, repeat(100, 1312), ecnCE},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a, z := openSockets(t, tt.cfg), openSockets(t, tt.cfg)
@@ -36,30 +39,39 @@ func TestThePacketPathAllocatesNothing(t *testing.T) {
 			key := [32]byte{9}
 			e := NewEndpoint(nil)
 			z.Peers().Add(key, e)
-			r := z.AddRelay(address(a, IPv4)) // so that ChannelData and STUN have takers
-			r.SetChannel(MinChannel, netip.MustParseAddrPort("198.51.100.7:1"), netip.MustParseAddrPort("203.0.113.1:2"))
+			relayed := channelBetween(a, z) // so that ChannelData and STUN have takers
 			bufs, _ := batch(tt.sizes...)
+			for _, b := range bufs {
+				b[headroom-ECNAhead] = tt.ecn
+			}
 			framed := channelData(MinChannel, transport(96, 0))
 			stun := bindingRequest()
 			slab, packets := make([]byte, slabSize), make([]conn.ReceivedPacket, 128)
 			p := pathTo(a, z, IPv4)
+			congested := false
 			round := func() {
-				if err := ab.Send(bufs, p, headroom); err != nil {
-					t.Fatal(err)
+				for _, path := range []*Path{p, relayed} {
+					if err := ab.Send(bufs, path, headroom); err != nil {
+						t.Fatal(err)
+					}
 				}
 				if a.SendTo(framed, p) != nil || a.SendToServer(stun, p.Remote()) != nil {
 					t.Fatal("control datagrams")
 				}
-				for got := 0; got < len(bufs)+1; {
+				for got := 0; got < 2*len(bufs)+1; {
 					n, err := fns[0](slab, packets)
 					if err != nil {
 						t.Fatal(err)
 					}
 					packets[n-1].Endpoint.(conn.PeerAwareEndpoint).FromPeer(key)
+					congested = congested || e.Congested()
 					got += n
 				}
 			}
 			round()
+			if congested != (tt.ecn == ecnCE) {
+				t.Errorf("congested is %v", congested)
+			}
 			if n := testing.AllocsPerRun(200, round); n != 0 {
 				t.Errorf("%v allocations in a batch of %d", n, len(bufs))
 			}

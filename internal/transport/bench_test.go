@@ -17,11 +17,15 @@ func BenchmarkSendBatch(b *testing.B) {
 	for _, tt := range []struct {
 		name string
 		cfg  Config
-	}{{"gso", Config{}}, {"single", Config{DisableGSO: true}}} {
+		ecn  byte
+	}{{"gso", Config{}, 0}, {"single", Config{DisableGSO: true}, 0}, {"gsoECN", Config{}, 2}, {"singleECN", Config{DisableGSO: true}, 2}} {
 		b.Run(tt.name, func(b *testing.B) {
 			s := openSockets(b, tt.cfg)
 			sink := dial(b, s) // never read: the kernel drops at its buffer
 			bufs, _ := batch(repeat(128, 1312)...)
+			for _, buf := range bufs {
+				buf[headroom-ECNAhead] = tt.ecn
+			}
 			p := s.Path(loopback[IPv4], localOf(sink))
 			b.SetBytes(128 * 1312)
 			b.ReportAllocs()
@@ -40,7 +44,11 @@ func BenchmarkReceive(b *testing.B) {
 	for _, tt := range []struct {
 		name string
 		cfg  Config
-	}{{"gro", Config{}}, {"single", Config{DisableGSO: true, DisableGRO: true}}, {"unexpected", Config{DisableGSO: true}}} {
+		ecn  byte
+	}{
+		{"gro", Config{}, 0}, {"single", Config{DisableGSO: true, DisableGRO: true}, 0}, {"unexpected", Config{DisableGSO: true}, 0},
+		{"groCE", Config{}, ecnCE},
+	} {
 		b.Run(tt.name, func(b *testing.B) {
 			a, z := openSockets(b, tt.cfg), openSockets(b, tt.cfg)
 			zb := NewBind(z, discard{})
@@ -51,6 +59,9 @@ func BenchmarkReceive(b *testing.B) {
 			defer zb.Close()
 			p := pathTo(a, z, IPv4)
 			bufs, _ := batch(repeat(128, 1312)...)
+			for _, buf := range bufs {
+				buf[headroom-ECNAhead] = tt.ecn
+			}
 			slab, packets := make([]byte, slabSize), make([]conn.ReceivedPacket, 128)
 			b.SetBytes(128 * 1312)
 			b.ReportAllocs()

@@ -136,9 +136,11 @@ func (b *Bind) SetMark(mark uint32) error {
 	return nil
 }
 
-// Send sends bufs[i][offset:] to ep, an *Endpoint or a *Path, in order. A relayed
-// path needs 4 bytes of headroom before offset and overwrites them. What cannot be
-// sent is counted as a drop; errors are net.ErrClosed and misuse.
+// Send sends bufs[i][offset:] to ep, an *Endpoint or an endpoint that came with a
+// packet, in order. A relayed path needs 4 bytes of headroom before offset and
+// overwrites them. With ECNAhead bytes or more of it, the datagram of a packet gets
+// the ECN field found there. What cannot be sent is counted as a drop; errors are
+// net.ErrClosed and misuse.
 func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint, offset int) error {
 	g := b.gate.Load()
 	if !g.open {
@@ -157,6 +159,8 @@ func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint, offset int) error {
 		p = e.route(first)
 	case *Path:
 		p = e
+	case *congestedPath:
+		p = e.Path
 	default:
 		return conn.ErrWrongEndpointType
 	}

@@ -62,16 +62,18 @@ func Classify(b []byte) Kind {
 			return KindWireGuard
 		}
 	}
-	length := int(head & 0xffff)
 	switch {
-	case b[0]&0xf0 == 0x40:
-		if length == len(b)-channelHeader {
-			return KindChannelData
-		}
+	case isChannelData(b):
+		return KindChannelData
 	case b[0]&0xc0 == 0 && len(b) >= stunHeader:
+		length := int(head & 0xffff)
 		if length%4 == 0 && length == len(b)-stunHeader && binary.BigEndian.Uint32(b[4:]) == stunCookie {
 			return KindSTUN
 		}
 	}
 	return KindUnknown
+}
+
+func isChannelData(b []byte) bool {
+	return len(b) >= channelHeader && b[0]&0xf0 == 0x40 && int(binary.BigEndian.Uint16(b[2:])) == len(b)-channelHeader
 }

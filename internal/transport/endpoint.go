@@ -20,6 +20,7 @@ const messageResponse = 2
 type Endpoint struct {
 	path       atomic.Pointer[Path]
 	initiation atomic.Pointer[Path]
+	congested  atomic.Bool
 	changed    func(*Path)
 }
 
@@ -32,6 +33,12 @@ func NewEndpoint(onPathChange func(*Path)) *Endpoint {
 
 // Path returns the path of the last authenticated packet, nil before the first.
 func (e *Endpoint) Path() *Path { return e.path.Load() }
+
+// Congested reports whether the datagrams of the packets that the engine is
+// handing over came marked with Congestion Experienced. It is meant for that call
+// alone: the engine authenticates and hands over the packets of one client on one
+// goroutine, batch by batch.
+func (e *Endpoint) Congested() bool { return e.congested.Load() }
 
 // ClearSrc does nothing: the source is part of the path.
 func (e *Endpoint) ClearSrc() {}
@@ -82,6 +89,12 @@ func (e *Endpoint) follow(p *Path) {
 	}
 	if old := e.path.Swap(p); e.changed != nil && !p.Same(old) {
 		e.changed(p)
+	}
+}
+
+func (e *Endpoint) note(congested bool) {
+	if e.congested.Load() != congested {
+		e.congested.Store(congested)
 	}
 }
 

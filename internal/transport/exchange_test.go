@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -164,4 +165,40 @@ func TestOversizeIsNeitherSentNorReceived(t *testing.T) {
 	}
 	waitDrops(t, in, drop.DatagramOversize, 5)
 	e.expectNothing(t)
+}
+
+func TestCoalescedOversizeIsDropped(t *testing.T) {
+	drops := new(drop.Counters)
+	z := openSockets(t, Config{Drops: drops})
+	if !z.sockets[IPv4].gro || !z.sockets[IPv4].gso.Load() {
+		skipOrFail(t, "no UDP segmentation or receive offload")
+	}
+	e := startEngine(t, z, 128)
+	c := dial(t, z)
+	var size [64]byte
+	oob := size[:putSegmentSize(size[:], MaxDatagram+1)]
+	message := bytes.Repeat(transport(MaxDatagram+1, 0), 5)
+	last := transport(MaxDatagram, 1) // the only one that is short enough
+	if _, _, err := c.WriteMsgUDP(append(message, last...), oob, nil); err != nil {
+		t.Fatal(err)
+	}
+	e.expect(t, []string{string(last)})
+	waitDrops(t, drops, drop.DatagramOversize, 5)
+}
+
+func TestTheChannelHeaderCounts(t *testing.T) {
+	drops := new(drop.Counters)
+	a, z := openSockets(t, Config{Drops: drops}), openSockets(t, Config{})
+	e := startEngine(t, z, 128)
+	p := channelBetween(a, z)
+	bufs, want := batch(MaxDatagram-channelHeader, MaxDatagram-channelHeader+1, 96)
+	send(t, a, p, bufs)
+	e.expect(t, []string{want[0], want[2]})
+	for n, want := range map[int]error{MaxDatagram - channelHeader: nil, MaxDatagram - channelHeader + 1: ErrTooLong} {
+		if err := a.SendTo(transport(n, 0), p); err != want {
+			t.Errorf("SendTo of %d bytes = %v, want %v", n, err, want)
+		}
+	}
+	e.expect(t, []string{string(transport(MaxDatagram-channelHeader, 0))})
+	waitDrops(t, drops, drop.DatagramOversize, 2)
 }

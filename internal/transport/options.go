@@ -32,6 +32,9 @@ func configure(fd int, f Family, cfg Config, log *slog.Logger) (offloads, error)
 	if err := requestPacketInfo(fd, f); err != nil {
 		return o, fmt.Errorf("packet info: %w", err)
 	}
+	if err := requestECN(fd, f); err != nil {
+		log.Debug("congestion marks do not reach inner packets", "family", f, "error", err)
+	}
 	if f == IPv6 {
 		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
 			return o, fmt.Errorf("IPv6 only: %w", err)

@@ -32,9 +32,10 @@ type Path struct {
 	infoLen     int
 	remoteBytes []byte
 
-	peers    *Peers
-	owner    atomic.Pointer[member]
-	received atomic.Bool
+	peers     *Peers
+	owner     atomic.Pointer[member]
+	received  atomic.Bool
+	congested congestedPath
 }
 
 // Local returns our end: the local address and port of the socket, or the
@@ -72,7 +73,9 @@ func (p *Path) String() string {
 
 // FromPeer is called by the engine after it authenticated a packet of the
 // client with this key: the client's Endpoint follows to this path.
-func (p *Path) FromPeer(key [32]byte) {
+func (p *Path) FromPeer(key [32]byte) { p.authenticated(key, false) }
+
+func (p *Path) authenticated(key [32]byte, congested bool) {
 	m := p.owner.Load()
 	if m == nil || m.key != key || m.removed.Load() {
 		if m = p.peers.lookup(key); m == nil {
@@ -81,6 +84,7 @@ func (p *Path) FromPeer(key [32]byte) {
 		p.owner.Store(m)
 	}
 	m.endpoint.follow(p)
+	m.endpoint.note(congested)
 }
 
 // InitiationMessagePublicKey is called by the engine for an initiation whose
@@ -125,6 +129,7 @@ func newRelayedPath(peers *Peers, r *Relay, channel uint16, server, relayed, pee
 func newPath(peers *Peers, local, remote, to netip.AddrPort) *Path {
 	local, remote, to = unmap(local), unmap(remote), unmap(to)
 	p := &Path{local: local, remote: remote, family: FamilyOf(to.Addr()), peers: peers}
+	p.congested.Path = p
 	p.to.set(to)
 	p.remoteBytes = binary.BigEndian.AppendUint16(remote.Addr().WithZone("").AsSlice(), remote.Port())
 	return p

@@ -31,7 +31,7 @@ const (
 	// maxPaths bounds the interned paths of one family, some 2 MB.
 	maxPaths = 8192
 	// faultPause is how long a receiver waits after an error of the socket that
-	// is neither its end nor a change of the gate.
+	// follows upon another, and is neither its end nor a change of the gate.
 	faultPause = 50 * time.Millisecond
 )
 
@@ -63,6 +63,8 @@ type receiver struct {
 	want     int // messages to receive
 	got      int
 	errno    unix.Errno
+	recvmm   func(fd int, msgs []mmsghdr) (int, unix.Errno)
+	faults   int                   // errors of the socket in a row
 	read     func(fd uintptr) bool // made once so that no call allocates
 }
 
@@ -76,17 +78,18 @@ type source struct {
 
 // message is a received message of which some segments are left.
 type message struct {
-	source  source
-	size    int // bytes in all
-	segment int // bytes in each datagram but the last
-	done    int // bytes handed out
+	source    source
+	size      int  // bytes in all
+	segment   int  // bytes in each datagram but the last
+	done      int  // bytes handed out
+	congested bool // marked with Congestion Experienced
 }
 
 func newReceiver(b *Bind, f Family) *receiver {
-	r := &receiver{bind: b, family: f, paths: make(map[origin]*Path)}
+	r := &receiver{bind: b, family: f, paths: make(map[origin]*Path), recvmm: recvmmsg}
 	r.spill = newSpill(r)
 	r.read = func(fd uintptr) bool {
-		r.got, r.errno = recvmmsg(int(fd), r.msgs[:r.want])
+		r.got, r.errno = r.recvmm(int(fd), r.msgs[:r.want])
 		return r.errno != unix.EAGAIN
 	}
 	return r
@@ -113,6 +116,7 @@ func (r *receiver) receive(generation uint64, slab []byte, packets []conn.Receiv
 		} else if err := r.fetch(sock, slab); err != nil {
 			r.pauseAfter(err, g)
 		} else {
+			r.faults = 0
 			r.distribute(sock, &out)
 		}
 		if out.n > 0 {
@@ -121,17 +125,29 @@ func (r *receiver) receive(generation uint64, slab []byte, packets []conn.Receiv
 	}
 }
 
-// output is what one call of receive gives to the engine.
+// output is what one call of receive gives to the engine: packets of datagrams
+// that were all marked with Congestion Experienced, or of which none was.
 type output struct {
-	slab    []byte
-	packets []conn.ReceivedPacket
-	n       int
+	slab      []byte
+	packets   []conn.ReceivedPacket
+	n         int
+	congested bool
 }
 
 func (o *output) full() bool { return o.n == len(o.packets) }
 
-func (o *output) add(offset, size int, p *Path) {
-	o.packets[o.n] = conn.ReceivedPacket{Offset: offset, Size: size, Endpoint: p}
+// admits reports whether packets of m may join those that are there.
+func (o *output) admits(m *message) bool {
+	return o.n == 0 || o.congested == m.congested || m.size == 0
+}
+
+func (o *output) add(offset, size int, m *message, p *Path) {
+	var ep conn.Endpoint = p
+	if m.congested && o.slab[offset] == messageTransport {
+		ep = &p.congested
+	}
+	o.packets[o.n] = conn.ReceivedPacket{Offset: offset, Size: size, Endpoint: ep}
+	o.congested = m.congested
 	o.n++
 }
 
@@ -144,15 +160,20 @@ func (r *receiver) adopt(s *Sockets) {
 	}
 }
 
-// pauseAfter waits until a receive that ended with err is worth another try.
+// pauseAfter waits until a receive that ended with err is worth another try. No
+// error but the end of the socket ends receiving, and a single one, such as the
+// kernel reports once about a datagram that was sent, does not delay it.
 func (r *receiver) pauseAfter(err error, g *gate) {
 	if errors.Is(err, net.ErrClosed) {
 		<-g.changed
 		return
 	}
-	if !errors.Is(err, os.ErrDeadlineExceeded) {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		if r.bind.gate.Load() != g {
+			return
+		}
+	} else if r.faults++; r.faults == 1 {
 		g.sockets.log.Warn("receiving", "family", r.family, "error", err)
-	} else if r.bind.gate.Load() != g {
 		return
 	}
 	select {
@@ -210,6 +231,10 @@ func (r *receiver) distribute(sock *socket, out *output) {
 		m := &r.inbox[i]
 		r.open(i, m)
 		base := i * stride
+		if !out.admits(m) {
+			r.keep(i, stride, out.slab)
+			break
+		}
 		if m.coalesced() && m.size > stride {
 			r.keep(i, stride, out.slab)
 			r.handOut(out, base)
@@ -218,7 +243,7 @@ func (r *receiver) distribute(sock *socket, out *output) {
 		for m.done < m.size && !out.full() {
 			b := m.next(out.slab[base:])
 			if start, p := r.demux(&m.source, b); p != nil {
-				out.add(base+m.done+start, len(b)-start, p)
+				out.add(base+m.done+start, len(b)-start, m, p)
 			}
 			m.done += len(b)
 		}
@@ -238,7 +263,7 @@ func (r *receiver) open(i int, m *message) {
 	size := int(h.n)
 	m.size, m.done = 0, 0
 	var o origin
-	segment, ok := parseControl(r.controls[i][:h.hdr.Controllen], &o.local)
+	segment, ecn, ok := parseControl(r.controls[i][:h.hdr.Controllen], &o.local)
 	if segment == 0 || segment > size {
 		segment = size
 	}
@@ -259,7 +284,7 @@ func (r *receiver) open(i int, m *message) {
 		r.drop(drop.DatagramUnknown, 1)
 		return
 	}
-	m.size, m.segment = size, segment
+	m.size, m.segment, m.congested = size, segment, ecn == ecnCE
 	r.aggregating = r.aggregating || datagrams > 1
 	o.setRemote(&r.names[i], r.family)
 	if relays := r.sockets.relays.Load(); r.last.origin != o || r.last.relays != relays {
@@ -285,6 +310,9 @@ func (r *receiver) keep(i, stride int, slab []byte) {
 func (r *receiver) handOut(out *output, from int) {
 	for ; r.kept < r.keptN; r.kept++ {
 		m := &r.inbox[r.kept]
+		if !out.admits(m) {
+			return
+		}
 		for m.done < m.size {
 			b := m.next(r.spilled(r.kept))
 			if out.full() || len(b) <= MaxDatagram && len(b) > len(out.slab)-from {
@@ -293,7 +321,7 @@ func (r *receiver) handOut(out *output, from int) {
 			m.done += len(b)
 			if start, p := r.demux(&m.source, b); p != nil {
 				n := copy(out.slab[from:], b[start:])
-				out.add(from, n, p)
+				out.add(from, n, m, p)
 				from += n
 			}
 		}
@@ -307,6 +335,10 @@ func (r *receiver) demux(src *source, b []byte) (start int, p *Path) {
 		r.drop(drop.DatagramOversize, 1)
 		return 0, nil
 	}
+	// Most of what comes from a relay is this; it need not be classified twice.
+	if src.relay != nil && isChannelData(b) {
+		return r.unwrap(src, b)
+	}
 	switch Classify(b) {
 	case KindWireGuard:
 		return 0, r.path(src)
@@ -317,18 +349,16 @@ func (r *receiver) demux(src *source, b []byte) (start int, p *Path) {
 			r.bind.sinks.STUN(b, r.path(src))
 		}
 	case KindChannelData:
-		return r.unwrap(src, b)
+		r.drop(drop.ChannelUnknown, 1)
 	default:
 		r.drop(drop.DatagramUnknown, 1)
 	}
 	return 0, nil
 }
 
-// unwrap is demux for ChannelData.
+// unwrap is demux for ChannelData from a relay.
 func (r *receiver) unwrap(src *source, b []byte) (start int, p *Path) {
-	if src.relay != nil {
-		p = src.relay.Path(binary.BigEndian.Uint16(b))
-	}
+	p = src.relay.Path(binary.BigEndian.Uint16(b))
 	if p == nil {
 		r.drop(drop.ChannelUnknown, 1)
 		return 0, nil

@@ -76,6 +76,7 @@ func (s *Sockets) sendOne(t *transmission, f Family, to *sockaddr, info []byte, 
 	t.add(to, info, t.scratch[:n])
 	defer t.reset()
 	if err := sock.raw.Control(t.attempt(sock)); err != nil {
+		s.drops.Add(drop.SendFailed, 1)
 		return net.ErrClosed
 	}
 	if t.errno != 0 {
@@ -87,14 +88,17 @@ func (s *Sockets) sendOne(t *transmission, f Family, to *sockaddr, info []byte, 
 }
 
 // sendBatch sends bufs[i][offset:] on p in order. For a relayed path the four
-// bytes before offset are overwritten. What the kernel refuses is counted, not
-// returned; an error means that nothing can be sent.
+// bytes before offset are overwritten. What is not sent is counted; an error means
+// that nothing can be sent. A path whose source address is gone stays without
+// effect: the peer must not hear from another one (T-06), least of all take it for
+// an answer to its checks.
 func (s *Sockets) sendBatch(p *Path, bufs [][]byte, offset int) error {
 	sock := s.sockets[p.family]
 	if sock == nil {
 		s.drops.Add(drop.SendFailed, uint64(len(bufs)))
 		return nil
 	}
+	at := offset
 	if p.relay != nil {
 		if offset < channelHeader {
 			return fmt.Errorf("headroom of %d bytes for ChannelData: %w", offset, unix.EINVAL)
@@ -108,14 +112,15 @@ func (s *Sockets) sendBatch(p *Path, bufs [][]byte, offset int) error {
 	defer s.pool.Put(t)
 	coalesce := sock.gso.Load()
 	for len(bufs) > 0 {
-		oversize, end := t.fill(p, bufs, offset, coalesce)
+		oversize, end := t.fill(p, bufs, offset, at, coalesce)
 		s.drops.Add(drop.DatagramOversize, uint64(oversize))
 		done, failed, err := sock.flush(t)
 		t.reset()
+		s.drops.Add(drop.SendFailed, uint64(failed))
 		if err != nil {
+			s.drops.Add(drop.SendFailed, uint64(len(bufs)-end))
 			return err
 		}
-		s.drops.Add(drop.SendFailed, uint64(failed))
 		if done == retrySingly {
 			coalesce = false
 			end = t.resume
@@ -144,7 +149,7 @@ func (s *socket) flush(t *transmission) (o outcome, failed int, err error) {
 			err = s.raw.Write(wait)
 		}
 		if err != nil {
-			return flushed, failed, net.ErrClosed
+			return flushed, failed + t.rest(), net.ErrClosed
 		}
 		segments := int(t.segments[t.next])
 		switch errno := t.errno; {
@@ -173,9 +178,7 @@ func (s *socket) flush(t *transmission) (o outcome, failed int, err error) {
 			retries = 0
 		default:
 			// Refused by route, address or firewall: so would be the rest.
-			for i := t.next; i < t.count; i++ {
-				failed += int(t.segments[i])
-			}
+			failed += t.rest()
 			t.next = t.count
 		}
 	}
@@ -207,7 +210,7 @@ type mmsghdr struct {
 type transmission struct {
 	msgs     [maxBatch]mmsghdr
 	iovs     [maxBatch]unix.Iovec
-	controls [maxBatch][controlSpace]byte // of messages with more than one segment
+	controls [maxBatch][controlSpace]byte // of messages that need more than the path's
 	segments [maxBatch]uint8              // datagrams in each message
 	start    [maxBatch]uint8              // index of the first buffer of each message
 	count    int                          // messages
@@ -242,32 +245,34 @@ func (t *transmission) attempt(s *socket) func(fd uintptr) {
 	return t.try
 }
 
-// fill describes bufs[i][offset:] as messages on p, equal lengths put together
-// when coalesce is set; a shorter one ends its message. It takes at most maxBatch
-// buffers and returns how many it took and how many of them were too long.
-func (t *transmission) fill(p *Path, bufs [][]byte, offset int, coalesce bool) (oversize, end int) {
+// fill describes bufs[i][offset:], whose WireGuard messages begin at bufs[i][at],
+// as messages on p, equal lengths with equal ECN fields put together when coalesce
+// is set; a shorter one ends its message. It takes at most maxBatch buffers and
+// returns how many it took and how many of them were too long.
+func (t *transmission) fill(p *Path, bufs [][]byte, offset, at int, coalesce bool) (oversize, end int) {
 	limit := maxCoalesced[p.family]
-	info := p.info[:p.infoLen]
 	size, total, open := 0, 0, false // of the message that may still grow
+	var ecn byte
 	for i, b := range bufs[:min(len(bufs), maxBatch)] {
+		field := ecnOf(b, at)
 		b = b[offset:]
 		end = i + 1
 		if len(b) > MaxDatagram {
 			oversize++
 			continue
 		}
-		if open && len(b) <= size && total+len(b) <= limit && t.segments[t.count-1] < maxSegments {
+		if open && field == ecn && len(b) <= size && total+len(b) <= limit && t.segments[t.count-1] < maxSegments {
 			t.extend(b)
 			total += len(b)
 			open = len(b) == size
 			continue
 		}
-		t.seal(info, size)
+		t.seal(p, size, ecn)
 		t.start[t.count] = uint8(i)
-		t.add(&p.to, info, b)
-		size, total, open = len(b), len(b), coalesce && len(b) > 0
+		t.add(&p.to, p.info[:p.infoLen], b)
+		size, total, open, ecn = len(b), len(b), coalesce && len(b) > 0, field
 	}
-	t.seal(info, size)
+	t.seal(p, size, ecn)
 	return oversize, end
 }
 
@@ -293,17 +298,31 @@ func (t *transmission) extend(b []byte) {
 	t.msgs[t.count-1].hdr.SetIovlen(int(t.segments[t.count-1]))
 }
 
-// seal ends the last message: one with several datagrams needs their size.
-func (t *transmission) seal(info []byte, size int) {
-	if t.count == 0 || t.segments[t.count-1] < 2 {
+// seal ends the last message: one with several datagrams needs their size, and
+// their ECN field may have to be set.
+func (t *transmission) seal(p *Path, size int, ecn byte) {
+	if t.count == 0 || t.segments[t.count-1] < 2 && ecn == 0 {
 		return
 	}
 	control := &t.controls[t.count-1]
-	n := copy(control[:], info)
-	n += putSegmentSize(control[n:], size)
+	n := copy(control[:], p.info[:p.infoLen])
+	if t.segments[t.count-1] > 1 {
+		n += putSegmentSize(control[n:], size)
+	}
+	if ecn != 0 {
+		n += putECN(control[n:], p.family, ecn)
+	}
 	m := &t.msgs[t.count-1].hdr
 	m.Control = &control[0]
 	m.SetControllen(n)
+}
+
+// rest returns the number of datagrams that are not sent.
+func (t *transmission) rest() (datagrams int) {
+	for _, n := range t.segments[t.next:t.count] {
+		datagrams += int(n)
+	}
+	return datagrams
 }
 
 // reset forgets the messages and lets go of the buffers.

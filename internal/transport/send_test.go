@@ -39,7 +39,7 @@ func TestFill(t *testing.T) {
 				bufs[i] = make([]byte, headroom+n)
 			}
 			x := newTransmission()
-			oversize, end := x.fill(pathTo(s, s, tt.family), bufs, headroom, tt.coalesce)
+			oversize, end := x.fill(pathTo(s, s, tt.family), bufs, headroom, headroom, tt.coalesce)
 			if end != len(bufs) {
 				t.Errorf("took %d of %d", end, len(bufs))
 			}

@@ -40,8 +40,9 @@ const (
 	sockaddrSpace = unix.SizeofSockaddrInet6
 	// infoSpace holds the packet info of either family as a control message.
 	infoSpace = 40
-	// controlSpace holds packet info and one segment size, padded.
-	controlSpace = 72
+	// controlSpace holds packet info, a segment size and a TOS or traffic class,
+	// each padded.
+	controlSpace = 88
 )
 
 // sockaddr is a socket address as the kernel reads it.
@@ -144,9 +145,9 @@ func putHeader(b []byte, level, kind int32, n int) (data []byte) {
 }
 
 // parseControl reads the control messages of a received message: the local
-// address into local, and the segment size, which is zero when the kernel did not
-// coalesce. It returns false without packet info.
-func parseControl(b []byte, local *[16]byte) (segment int, ok bool) {
+// address into local, the segment size, which is zero when the kernel did not
+// coalesce, and the ECN field. It returns false without packet info.
+func parseControl(b []byte, local *[16]byte) (segment int, ecn byte, ok bool) {
 	for len(b) >= unix.SizeofCmsghdr {
 		h := (*unix.Cmsghdr)(unsafe.Pointer(&b[0]))
 		n := uint64(h.Len) //nolint:unconvert // it is 32 bits wide on 32-bit systems
@@ -164,10 +165,14 @@ func parseControl(b []byte, local *[16]byte) (segment int, ok bool) {
 			ok = true
 		case h.Level == unix.SOL_UDP && h.Type == unix.UDP_GRO && len(data) >= 4:
 			segment = max(0, int(int32(binary.NativeEndian.Uint32(data))))
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_TOS && len(data) >= 1:
+			ecn = data[0] & ecnMask
+		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_TCLASS && len(data) >= 4:
+			ecn = byte(binary.NativeEndian.Uint32(data)) & ecnMask
 		}
 		b = b[min(unix.CmsgSpace(len(data)), len(b)):]
 	}
-	return segment, ok
+	return segment, ecn, ok
 }
 
 func zoneIndex(zone string) uint32 {

@@ -50,7 +50,7 @@ func FuzzParseControl(f *testing.F) {
 	f.Add(make([]byte, 16))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var local [16]byte
-		if segment, _ := parseControl(b, &local); segment < 0 {
+		if segment, ecn, _ := parseControl(b, &local); segment < 0 || ecn > ecnMask {
 			t.Errorf("segment size %d", segment)
 		}
 	})

@@ -3,8 +3,10 @@ package transport
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,18 +26,29 @@ func lacking(f Family, refusal error) environment {
 }
 
 func TestTakenPortLeadsToAnEphemeralOneInThatFamilyOnly(t *testing.T) {
-	taken, err := net.ListenUDP("udp4", &net.UDPAddr{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer taken.Close()
-	port := localOf(taken).Port()
-	s := openSockets(t, Config{Port: port})
-	if got := s.LocalPort(IPv4); got == port || got == 0 {
-		t.Errorf("IPv4 port is %d", got)
-	}
-	if s.HasV6() && s.LocalPort(IPv6) != port {
-		t.Errorf("IPv6 port is %d, want %d", s.LocalPort(IPv6), port)
+	for _, taken := range [][]Family{{}, {IPv4}, {IPv6}, {IPv4, IPv6}} {
+		t.Run(fmt.Sprintf("taken %v", taken), func(t *testing.T) {
+			// The namespace has no other program that could take a port meanwhile.
+			newHost(t)
+			for _, f := range taken {
+				c, err := listen(f, PreferredPort, func(int) error { return nil })
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+			}
+			s := openSockets(t, Config{Port: PreferredPort})
+			e := startEngine(t, s, 128)
+			for f := range Family(families) {
+				port := s.LocalPort(f)
+				if (port == PreferredPort) == slices.Contains(taken, f) || port == 0 {
+					t.Errorf("%v port is %d", f, port)
+				}
+				bufs, want := batch(96)
+				send(t, s, pathTo(s, s, f), bufs)
+				e.expect(t, want)
+			}
+		})
 	}
 }
 

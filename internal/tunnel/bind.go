@@ -1,6 +1,8 @@
 package tunnel
 
 import (
+	"errors"
+	"net"
 	"time"
 
 	"github.com/tailscale/wireguard-go/conn"
@@ -36,7 +38,12 @@ func (b *clientBind) Send(bufs [][]byte, ep conn.Endpoint, offset int) error {
 		c.counters.LastHandshake.Store(time.Now().UnixNano())
 	}
 	goodbye := c.holdsGoodbye(bufs, offset)
-	if err := b.Bind.Send(bufs, ce.Endpoint, offset); err != nil {
+	switch err := b.Bind.Send(bufs, ce.Endpoint, offset); {
+	case errors.Is(err, net.ErrClosed):
+		// Counted by the bind, while its sockets are being replaced. The engine would
+		// log it for every batch.
+		return nil
+	case err != nil:
 		return err
 	}
 	if goodbye {

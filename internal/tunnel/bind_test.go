@@ -56,9 +56,11 @@ func TestBindKnowsWhenTheGoodbyeLeft(t *testing.T) {
 	if err := bind.Send([][]byte{lookalike(), lookalike()}, c.endpoint, headroom); err != nil || left() {
 		t.Errorf("%v; a packet from before was taken for the goodbye: %v", err, left())
 	}
-	fake.err = net.ErrClosed
-	if err := bind.Send([][]byte{goodbye()}, c.endpoint, headroom); !errors.Is(err, net.ErrClosed) || left() {
-		t.Errorf("%v; a goodbye that was refused counts: %v", err, left())
+	for _, refusal := range []struct{ from, want error }{{conn.ErrWrongEndpointType, conn.ErrWrongEndpointType}, {net.ErrClosed, nil}} {
+		fake.err = refusal.from
+		if err := bind.Send([][]byte{goodbye()}, c.endpoint, headroom); !errors.Is(err, refusal.want) || left() {
+			t.Errorf("%v; a goodbye that was refused counts: %v", err, left())
+		}
 	}
 	fake.err = nil
 	for range 2 {
@@ -66,7 +68,7 @@ func TestBindKnowsWhenTheGoodbyeLeft(t *testing.T) {
 			t.Errorf("%v; the goodbye left: %v", err, left())
 		}
 	}
-	if fake.sent != 7 || fake.to != c.endpoint.Endpoint {
+	if fake.sent != 8 || fake.to != c.endpoint.Endpoint {
 		t.Errorf("sent %d messages, the last to %v", fake.sent, fake.to)
 	}
 }

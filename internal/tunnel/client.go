@@ -46,6 +46,8 @@ type ClientConfig struct {
 	TunnelV4, TunnelV6 netip.Addr
 	// Policy is in force from the first packet on. It must not be nil.
 	Policy *policy.Snapshot
+	// NAT translates what goes to DNS resources; nil until the first is set up.
+	NAT *NAT
 	// Callbacks tell the owner what happens.
 	Callbacks Callbacks
 }
@@ -68,6 +70,7 @@ type Callbacks struct {
 type Client struct {
 	// What every packet needs comes first and fits into two cache lines.
 	policy   atomic.Pointer[policy.Snapshot]
+	nat      atomic.Pointer[NAT]
 	session  atomic.Uint32
 	heard    atomic.Bool // authenticated traffic has come, so there is a path
 	closing  atomic.Bool // being said goodbye to
@@ -111,6 +114,9 @@ func (c *Client) SetPolicy(s *policy.Snapshot) { c.policy.Store(s) }
 // Policy returns the snapshot in force.
 func (c *Client) Policy() *policy.Snapshot { return c.policy.Load() }
 
+// SetNAT puts n in force with the next batch of packets.
+func (c *Client) SetNAT(n *NAT) { c.nat.Store(n) }
+
 // Session returns the state of the WireGuard session.
 func (c *Client) Session() Session { return Session(c.session.Load()) }
 
@@ -133,6 +139,7 @@ func newClient(cfg ClientConfig) *Client {
 		c.callbacks.Load().Path(p)
 	})}
 	c.policy.Store(cfg.Policy)
+	c.nat.Store(cfg.NAT)
 	c.Adopt(cfg.Callbacks)
 	return c
 }

@@ -129,24 +129,30 @@ func (d *engineDevice) WriteTo(flow int, bufs [][]byte, offset int) (int, error)
 		t.drops.Add(drop.NoPeerState, uint64(len(bufs)))
 		return 0, nil
 	}
-	kept := t.toResource(c, bufs, offset, time.Now().UnixNano())
-	if len(kept) == 0 {
-		return len(bufs), nil
+	if c.endpoint.Congested() { // true of this call alone, and some packets have to wait
+		markCongested(bufs, offset)
 	}
+	if kept := t.toResource(c, bufs, offset, time.Now().UnixNano()); len(kept) > 0 {
+		d.write(kept, offset)
+	}
+	return len(bufs), nil
+}
+
+// write hands packets to the real device, each at offset in its buffer.
+func (d *engineDevice) write(bufs [][]byte, offset int) {
 	d.mu.Lock()
 	dev := d.real
 	d.mu.Unlock()
 	if dev == nil {
-		t.drops.Add(drop.TUNWrite, uint64(len(kept)))
-		return len(bufs), nil
+		d.tunnel.drops.Add(drop.TUNWrite, uint64(len(bufs)))
+		return
 	}
-	if n, err := dev.Write(kept, offset); err != nil {
+	if n, err := dev.Write(bufs, offset); err != nil {
 		// Losing the device is the reader's to report, and the engine would only
 		// log the error, once per batch.
-		t.drops.Add(drop.TUNWrite, uint64(len(kept)-n))
-		t.cfg.Logger.Debug("write to TUN device", "error", err)
+		d.tunnel.drops.Add(drop.TUNWrite, uint64(len(bufs)-n))
+		d.tunnel.cfg.Logger.Debug("write to TUN device", "error", err)
 	}
-	return len(bufs), nil
 }
 
 // Write implements the engine's Device; the engine uses WriteTo.

@@ -57,7 +57,7 @@ func (t *Tunnel) part(c *Client) bool {
 		c.closing.Store(true)
 		return false
 	}
-	if c.mark.CompareAndSwap(0, rand.Uint64()|1) {
+	if c.mark.CompareAndSwap(0, newMark()) {
 		c.closing.Store(true)
 		t.inject.part(c)
 	}
@@ -86,11 +86,18 @@ const (
 	markBefore = device.MessageTransportHeaderSize + headroom // bytes from the mark to the packet
 )
 
-// The mark must fit.
-const _ = uint(headroom - 8)
+// The mark must fit, and begins where the bind finds the ECN field.
+const (
+	_ = uint(headroom - 8)
+	_ = uint(markBefore - ecnBefore)
+	_ = uint(ecnBefore - markBefore)
+)
+
+// newMark returns a mark whose first byte is that of a packet without ECN.
+func newMark() uint64 { return rand.Uint64()<<8 | 1<<8 }
 
 func putMark(slab []byte, packetAt int, mark uint64) {
-	binary.NativeEndian.PutUint64(slab[packetAt-markBefore:], mark)
+	binary.LittleEndian.PutUint64(slab[packetAt-markBefore:], mark)
 }
 
 // holdsGoodbye reports whether one of the messages is the client's goodbye. It
@@ -101,7 +108,7 @@ func (c *Client) holdsGoodbye(bufs [][]byte, offset int) bool {
 		return false
 	}
 	for _, b := range bufs {
-		if len(b) >= offset && binary.NativeEndian.Uint64(b[offset-headroom:]) == mark {
+		if len(b) >= offset && binary.LittleEndian.Uint64(b[offset-headroom:]) == mark {
 			return true
 		}
 	}

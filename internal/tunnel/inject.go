@@ -112,7 +112,9 @@ func (q *injector) take(slab []byte, at int) (c *Client, size int) {
 		c, slot.client = slot.client, nil
 		q.head = (q.head + 1) % injectSlots
 		q.used--
-		return c, copy(slab[at:], slot.buf[:slot.size])
+		size = copy(slab[at:], slot.buf[:slot.size])
+		exposeECN(slab, at)
+		return c, size
 	}
 	if len(q.parting) == 0 {
 		return nil, 0

@@ -157,6 +157,12 @@ func (noSinks) Relay(*transport.Relay, []byte, netip.Addr) {}
 
 func newRig(t testing.TB) *rig {
 	t.Helper()
+	return newRigWith(t, slog.New(slog.DiscardHandler))
+}
+
+// newRigWith has the engine's log in logger.
+func newRigWith(t testing.TB, logger *slog.Logger) *rig {
+	t.Helper()
 	r := &rig{tun: newGatewayTUN(), key: newKey(t), lost: make(chan error, 8)}
 	silent := slog.New(slog.DiscardHandler)
 	peers := &transport.Peers{}
@@ -166,7 +172,7 @@ func newRig(t testing.TB) *rig {
 	}
 	r.Tunnel, err = New(Config{
 		PrivateKey: [32]byte(r.key.Bytes()), Bind: transport.NewBind(r.sockets, noSinks{}), Peers: peers,
-		Logger: silent, OnDeviceLost: func(err error) { r.lost <- err },
+		Logger: logger, OnDeviceLost: func(err error) { r.lost <- err },
 	})
 	if err != nil {
 		t.Fatal(err)

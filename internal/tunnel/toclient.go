@@ -40,10 +40,16 @@ func (t *Tunnel) toClient(slab []byte, packets []enginetun.ReadPacket, owners []
 			c.drops.Add(drop.NotConnected, 1)
 			continue
 		}
-		if verdict := c.policy.Load().Inbound(&v, now); verdict.Action != policy.Forward {
+		proxies, ended := c.nat.Load().restore(&v, now)
+		if ended {
+			c.drops.Add(drop.NATEnded, 1)
+			continue
+		}
+		if verdict := c.policy.Load().Inbound(&v, proxies, now); verdict.Action != policy.Forward {
 			c.drops.Add(verdict.Reason, 1)
 			continue
 		}
+		exposeECN(slab, p.Offset)
 		packets[kept] = p
 		owners[kept] = addressee{c, v.Dst}
 		kept++

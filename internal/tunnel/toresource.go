@@ -20,6 +20,8 @@ func (t *Tunnel) toResource(c *Client, bufs [][]byte, offset int, now int64) [][
 	var (
 		v     packet.View
 		rules = c.policy.Load()
+		nat   = c.nat.Load()
+		names = nat.proxies()
 		kept  = bufs[:0]
 		bytes uint64
 	)
@@ -29,8 +31,11 @@ func (t *Tunnel) toResource(c *Client, bufs [][]byte, offset int, now int64) [][
 			c.drops.Add(fault, 1)
 			continue
 		}
-		switch verdict := rules.Outbound(&v, now); verdict.Action {
+		switch verdict := rules.Outbound(&v, names, now); verdict.Action {
 		case policy.Forward:
+			if !t.translate(c, nat, &v, now) {
+				continue
+			}
 			kept = append(kept, b)
 			bytes += uint64(len(pkt))
 		case policy.Control:

@@ -278,5 +278,5 @@ func FuzzToResource(f *testing.F) {
 // forwards judges one packet from a client by itself.
 func forwards(rules *policy.Snapshot, pkt []byte) bool {
 	var v packet.View
-	return v.Parse(pkt) == drop.None && rules.Outbound(&v, clock.UnixNano()).Action == policy.Forward
+	return v.Parse(pkt) == drop.None && rules.Outbound(&v, policy.NoProxies, clock.UnixNano()).Action == policy.Forward
 }

@@ -154,6 +154,12 @@ func (t *Tunnel) Lookup(key [32]byte) (*Client, bool) {
 	return c, true
 }
 
+// Has reports whether a is the tunnel address of a client that may send packets.
+func (t *Tunnel) Has(a netip.Addr) bool {
+	c := t.byAddr.get(a)
+	return c != nil && !c.closing.Load()
+}
+
 // Each calls f for every client that was added and not removed.
 func (t *Tunnel) Each(f func(*Client)) {
 	t.byKey.each(func(_ [32]byte, c *Client) { f(c) })

@@ -215,6 +215,7 @@ func (a *agent) restartLibrary() error {
 	if before := a.selected.Swap(nil); before != nil {
 		a.previous.Store(before)
 	}
+	a.view.settled.Store(false)
 	defer a.crowded.Store(false)
 	if err := a.lib.Restart(a.cfg.LocalUfrag, a.cfg.LocalPwd); err != nil {
 		return err

@@ -80,6 +80,7 @@ func (a *agent) create() error {
 			return
 		}
 		a.selected.Store(&p)
+		a.view.settled.Store(true)
 		if a.cfg.OnSelected != nil && a.ctx.Err() == nil {
 			a.cfg.OnSelected(p.local, p.remote)
 		}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"firezone-gateway/internal/drop"
@@ -33,6 +34,9 @@ type view struct {
 	name   string // USERNAME of inbound requests: ours:theirs
 	onFull func() // called when remotes is full; must not block
 
+	// settled is set while the library has a selected pair.
+	settled atomic.Bool
+
 	mu        sync.Mutex
 	requests  *stun.Integrity // keyed with our password
 	responses *stun.Integrity // keyed with the client's password
@@ -47,9 +51,11 @@ type view struct {
 
 type pair struct{ local, remote netip.AddrPort }
 
+// bucket limits the checks on one pair.
 type bucket struct {
-	tokens float64
-	at     time.Time
+	tokens   float64
+	at       time.Time // of the last check
+	prompted bool      // the client has checked since
 }
 
 type sentID struct {
@@ -167,6 +173,11 @@ func (v *view) request(b []byte, local, remote netip.AddrPort) drop.Reason {
 		}
 		v.remotes[remote] = struct{}{}
 	}
+	p := pair{local, remote}
+	if k, ok := v.buckets[p]; ok {
+		k.prompted = true
+		v.buckets[p] = k
+	}
 	return c.push(b, remote)
 }
 
@@ -185,25 +196,44 @@ func (v *view) response(b []byte, h stun.Header, c *conn, remote netip.AddrPort)
 	return c.push(b, remote)
 }
 
-// write sends a message of the agent. c is the connection that wants the answer.
+// write sends a message of the agent, unless it is none that this protocol knows:
+// a Binding indication would crash some clients (T-14). c is the connection that
+// wants the answer.
 func (v *view) write(b []byte, local, remote netip.AddrPort, c *conn) {
+	h, err := stun.Check(b)
+	if err != nil {
+		v.mux.drops.Add(drop.STUNMalformed, 1)
+		return
+	}
 	now := time.Now()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.closed || len(b) < stun.HeaderSize {
+	if v.closed {
 		return
 	}
-	if isRequest := b[0] == 0 && b[1] == 1; isRequest {
-		if !v.admit(pair{local, remote}, now) {
+	if h.Class == stun.Request {
+		p := pair{local, remote}
+		if c != nil && v.settled.Load() && !v.due(p, now) {
+			return
+		}
+		if !v.admit(p, now) {
 			v.mux.drops.Add(drop.STUNOverflow, 1)
 			return
 		}
 		v.expire(now, maxTransactions-1)
-		id := stun.ID(b)
-		v.sent = append(v.sent, sentID{id, now})
-		v.mux.remember(id, origin{v, c})
+		v.sent = append(v.sent, sentID{h.TransactionID, now})
+		v.mux.remember(h.TransactionID, origin{v, c})
 	}
 	v.mux.enqueue(b, local, remote)
+}
+
+// due reports whether the library has reason to check a pair: the client did, or
+// not for a while. Once a client has been silent for keepaliveInterval the library
+// would check every two seconds, until it gives up ten minutes later; a phone that
+// is asleep must not be woken by that (T-35).
+func (v *view) due(p pair, now time.Time) bool {
+	k, ok := v.buckets[p]
+	return !ok || k.prompted || now.Sub(k.at) >= keepaliveInterval
 }
 
 // admit takes a token from the pair's bucket.
@@ -221,10 +251,10 @@ func (v *view) admit(p pair, now time.Time) bool {
 				return false
 			}
 		}
-		k = bucket{checkRate, now}
+		k = bucket{tokens: checkRate, at: now}
 	}
 	k.tokens = min(checkRate, k.tokens+checkRate*now.Sub(k.at).Seconds())
-	k.at = now
+	k.at, k.prompted = now, false
 	if ok = k.tokens >= 1; ok {
 		k.tokens--
 	}
