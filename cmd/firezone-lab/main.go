@@ -35,6 +35,8 @@ Try these:
   firezone-lab --json | jq .ok  the same, for scripts
   firezone-lab bench            throughput against plain wireguard-go
   firezone-lab bench --relayed  throughput through a relay against direct
+  firezone-lab scale            a thousand clients, and what each costs
+  firezone-lab test nat         every pair of NATs, against theory
   firezone-lab portal           a portal for real gateways and clients
 
 Exit code: 0 when every promise held, 1 when one did not or the lab could not
@@ -43,6 +45,8 @@ be built, 2 for a wrong command line.`
 type cli struct {
 	Tour  tourCommand   `cmd:"" default:"withargs" help:"Take a tour: bring a deployment up, let a client use a private network through the gateway, print a table of what was promised and measured. The default."`
 	Bench benchCommand  `cmd:"" help:"Measure one TCP stream through the gateway and through plain wireguard-go in its place, or through a relay and directly."`
+	Scale scaleCommand  `cmd:"" help:"Connect a thousand simulated clients and measure what each of them costs the gateway."`
+	Test  testCommand   `cmd:"" name:"test" help:"Take the gateway through many deployments."`
 	Serve portalCommand `cmd:"" name:"portal" help:"Run the development portal alone, for real gateways, clients and relays."`
 	Plain plainCommand  `cmd:"" name:"plain-wireguard" hidden:"" help:"The middle process of bench that the gateway is compared with."`
 
@@ -76,7 +80,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "firezone-lab:", err)
 		return exitFailed
 	}
-	command, err := parser.Parse(args)
+	command, err := parser.Parse(doubleDashes(args))
 	if exited { // after --help
 		return code
 	}

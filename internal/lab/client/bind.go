@@ -25,6 +25,7 @@ type sharedBind struct {
 	mu           sync.Mutex
 	port4, port6 uint16
 	legs         []*stunConn
+	via          map[netip.AddrPort]*allocation // the way to the gateway's addresses, if not direct
 }
 
 var _ conn.Bind = (*sharedBind)(nil)
@@ -67,6 +68,15 @@ func (b *sharedBind) SetMark(mark uint32) error {
 
 // Send implements conn.Bind.
 func (b *sharedBind) Send(bufs [][]byte, ep conn.Endpoint) error {
+	if to, ok := ep.(*conn.StdNetEndpoint); ok {
+		if a := b.wayTo(to.AddrPort); a != nil {
+			return a.send(bufs, to.AddrPort)
+		}
+	}
+	return b.sendDirectly(bufs, ep)
+}
+
+func (b *sharedBind) sendDirectly(bufs [][]byte, ep conn.Endpoint) error {
 	if ep.DstIP().Is4() {
 		return b.v4.Send(bufs, ep)
 	}
@@ -92,10 +102,19 @@ func (b *sharedBind) leg(local netip.Addr) *stunConn {
 	return c
 }
 
+// forgetPorts lets the kernel choose ports when the engine opens the sockets the
+// next time.
+func (b *sharedBind) forgetPorts() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.port4, b.port6 = 0, 0
+}
+
 func (b *sharedBind) divert(receive conn.ReceiveFunc) conn.ReceiveFunc {
 	return func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
 		n, err := receive(bufs, sizes, eps)
 		for i := range n {
+			b.unwrap(&bufs[i], &sizes[i], &eps[i])
 			if pkt := bufs[i][:sizes[i]]; isSTUN(pkt) {
 				b.deliver(pkt, eps[i])
 				sizes[i] = 0
@@ -106,16 +125,15 @@ func (b *sharedBind) divert(receive conn.ReceiveFunc) conn.ReceiveFunc {
 }
 
 func (b *sharedBind) deliver(pkt []byte, ep conn.Endpoint) {
-	from, err := netip.ParseAddrPort(ep.DstToString())
-	if err != nil {
+	from, ok := source(ep)
+	if !ok {
 		return
 	}
-	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
 	b.mu.Lock()
 	legs := b.legs
 	b.mu.Unlock()
 	for _, leg := range legs {
-		if leg.local.Addr().Is4() != from.Addr().Is4() {
+		if leg.via != nil || leg.local.Addr().Is4() != from.Addr().Is4() {
 			continue
 		}
 		select {
@@ -123,6 +141,70 @@ func (b *sharedBind) deliver(pkt []byte, ep conn.Endpoint) {
 		default: // full: STUN is repeated by its sender
 		}
 	}
+}
+
+// unwrap takes what came through an allocation out of its ChannelData. STUN goes
+// to the allocation's leg, and leaves a size of 0; the rest is then from its peer.
+func (b *sharedBind) unwrap(buf *[]byte, size *int, ep *conn.Endpoint) {
+	pkt := (*buf)[:*size]
+	if len(pkt) < channelHeader || pkt[0]>>4 != firstChannel>>12 {
+		return
+	}
+	from, ok := source(*ep)
+	if !ok {
+		return
+	}
+	b.mu.Lock()
+	legs := b.legs
+	b.mu.Unlock()
+	for _, leg := range legs {
+		if leg.via == nil || leg.via.server != from {
+			continue
+		}
+		payload, peer, ok := leg.via.unwrap(pkt)
+		if !ok {
+			break
+		}
+		if isSTUN(payload) {
+			select {
+			case leg.in <- stunDatagram{data: append([]byte(nil), payload...), from: peer}:
+			default: // full: STUN is repeated by its sender
+			}
+			break
+		}
+		*size, *ep = copy(*buf, payload), &conn.StdNetEndpoint{AddrPort: peer}
+		return
+	}
+	*size = 0
+}
+
+func source(ep conn.Endpoint) (netip.AddrPort, bool) {
+	std, ok := ep.(*conn.StdNetEndpoint)
+	if !ok {
+		return netip.AddrPort{}, false
+	}
+	return netip.AddrPortFrom(std.Addr().Unmap(), std.Port()), true
+}
+
+// lead makes what is sent to an address go through an allocation, or directly
+// without one.
+func (b *sharedBind) lead(to netip.AddrPort, via *allocation) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if via == nil {
+		delete(b.via, to)
+		return
+	}
+	if b.via == nil {
+		b.via = make(map[netip.AddrPort]*allocation)
+	}
+	b.via[to] = via
+}
+
+func (b *sharedBind) wayTo(to netip.AddrPort) *allocation {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.via[to]
 }
 
 // isSTUN tells STUN from WireGuard, whose messages begin with a type and three
@@ -140,6 +222,7 @@ type stunDatagram struct {
 // stunConn is a net.PacketConn for ICE on the shared sockets.
 type stunConn struct {
 	bind   *sharedBind
+	via    *allocation // nil for the sockets themselves
 	local  netip.AddrPort
 	in     chan stunDatagram
 	once   sync.Once
@@ -163,11 +246,27 @@ func (c *stunConn) WriteTo(p []byte, addr net.Addr) (int, error) {
 		return 0, os.ErrInvalid
 	}
 	to := udp.AddrPort()
-	ep := &conn.StdNetEndpoint{AddrPort: netip.AddrPortFrom(to.Addr().Unmap(), to.Port())}
-	if err := c.bind.Send([][]byte{p}, ep); err != nil {
+	peer := netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
+	send := func() error { return c.bind.sendDirectly([][]byte{p}, &conn.StdNetEndpoint{AddrPort: peer}) }
+	if c.via != nil {
+		send = func() error { return c.via.send([][]byte{p}, peer) }
+	}
+	if err := send(); err != nil {
 		return 0, err
 	}
 	return len(p), nil
+}
+
+// priority is that of the candidate (transport §2.4).
+func (c *stunConn) priority() uint32 {
+	if c.via == nil {
+		return hostPriority(c.local.Addr())
+	}
+	priority := uint32(2)<<24 | 16382<<8 | 255
+	if c.local.Addr().Is6() {
+		priority += 1 << 8
+	}
+	return priority
 }
 
 func (c *stunConn) Close() error {

@@ -3,33 +3,29 @@ package client
 import (
 	"context"
 	"encoding/base64"
-	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"strings"
+	"slices"
 	"sync"
 	"time"
-
-	"github.com/pion/ice/v2"
 )
 
-// connection is the way to one gateway: an ICE agent that finds a path and a
-// WireGuard peer that uses it.
+// connection is the way to one gateway: a finder of paths and a WireGuard peer
+// that uses what it found.
 type connection struct {
 	client *Client
 	auth   authorization
 
 	mu      sync.Mutex
-	agent   *ice.Agent
-	muxes   []*ice.UDPMuxDefault
+	finder  finder // nil when stopped
 	legs    []*stunConn
 	remotes []string
-	ctx     context.Context // ends the agent's dialling
+	ctx     context.Context // ends with the finder
 	cancel  context.CancelFunc
 	allowed []netip.Prefix
 	path    netip.AddrPort
 	relayed bool
+	shaken  time.Time     // when a handshake was last asked for
 	up      chan struct{} // closed with the first path
 	upOnce  sync.Once
 }
@@ -38,125 +34,130 @@ func newConnection(c *Client, auth authorization) *connection {
 	return &connection{client: c, auth: auth, up: make(chan struct{})}
 }
 
-// start creates the agent and begins to dial. It is used again to find another
-// path with the same credentials.
-func (n *connection) start() error {
+// finder looks for paths with one set of credentials and says which to take.
+type finder interface {
+	add(lines []string)
+	remove(lines []string)
+	// stop ends it and waits for it, without the lock of the connection.
+	stop() error
+}
+
+// start begins to look for a path. It is used again to find another one with the
+// same credentials.
+//
+// The caller holds no lock, or that of the client with its allocations.
+func (n *connection) start(allocations []*allocation) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	var muxes []ice.UDPMux
-	n.muxes, n.legs = nil, nil
-	for _, a := range n.client.cfg.Addresses {
-		leg := n.client.wg.bind.leg(a)
-		mux := ice.NewUDPMuxDefault(ice.UDPMuxParams{UDPConn: leg})
-		n.legs = append(n.legs, leg)
-		n.muxes = append(n.muxes, mux)
-		muxes = append(muxes, mux)
+	n.legs = nil
+	for _, a := range n.client.addresses() {
+		n.legs = append(n.legs, n.client.wg.bind.leg(a))
 	}
-	// A real client nominates with the first answer; pion does so at its next
-	// tick, so that has to be short.
-	short, interval := 300*time.Millisecond, 10*time.Millisecond
-	zero := time.Duration(0)
-	lost, failed, keepalive := 3*time.Second, 6*time.Second, time.Second
-	checks := uint16(3000)
-	agent, err := ice.NewAgent(&ice.AgentConfig{
-		LocalUfrag: n.auth.ClientICE.Username, LocalPwd: n.auth.ClientICE.Password,
-		UDPMux:                ice.NewMultiUDPMuxDefault(muxes...),
-		CandidateTypes:        []ice.CandidateType{ice.CandidateTypeHost},
-		NetworkTypes:          []ice.NetworkType{ice.NetworkTypeUDP4, ice.NetworkTypeUDP6},
-		MulticastDNSMode:      ice.MulticastDNSModeDisabled,
-		CheckInterval:         &interval,
-		MaxBindingRequests:    &checks,
-		HostAcceptanceMinWait: &zero, SrflxAcceptanceMinWait: &zero, PrflxAcceptanceMinWait: &zero,
-		RelayAcceptanceMinWait: &short,
-		DisconnectedTimeout:    &lost, FailedTimeout: &failed, KeepaliveInterval: &keepalive,
-		IncludeLoopback: true,
-	})
-	if err != nil {
-		return fmt.Errorf("ICE agent: %w", err)
-	}
-	n.agent = agent
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	if err := agent.OnSelectedCandidatePairChange(func(_, remote ice.Candidate) { n.selected(remote) }); err != nil {
+	var err error
+	if n.client.cfg.Original {
+		for _, a := range allocations {
+			n.legs = append(n.legs, a.leg())
+		}
+		n.finder = n.startAgent()
+	} else {
+		n.finder, err = n.startPion(n.ctx, n.legs)
+	}
+	if err != nil {
+		n.cancel()
+		n.dropLegs()
 		return err
 	}
-	gathered := make(chan struct{})
-	if err := agent.OnCandidate(func(c ice.Candidate) {
-		if c == nil {
-			close(gathered)
-		}
-	}); err != nil {
-		return err
-	}
-	if err := agent.GatherCandidates(); err != nil {
-		return fmt.Errorf("gather: %w", err)
-	}
-	<-gathered
-	for _, r := range n.remotes {
-		if err := addRemote(agent, r); err != nil {
-			n.client.log.Debug("remote candidate", "error", err)
-		}
-	}
-	ctx := n.ctx
-	n.client.wait.Go(func() {
-		if _, err := agent.Dial(ctx, n.auth.GatewayICE.Username, n.auth.GatewayICE.Password); err != nil && ctx.Err() == nil {
-			n.client.log.Debug("ICE dial", "error", err)
-		}
-	})
+	n.finder.add(n.remotes)
 	return nil
 }
 
-// stop ends the agent; the WireGuard peer stays.
+// stop ends the search; the WireGuard peer stays.
 func (n *connection) stop() error {
 	n.mu.Lock()
-	agent, muxes, legs, cancel := n.agent, n.muxes, n.legs, n.cancel
-	n.agent = nil
+	f, cancel := n.finder, n.cancel
+	n.finder = nil
 	n.mu.Unlock()
-	if agent == nil {
+	if f == nil {
 		return nil
 	}
 	cancel()
-	err := agent.Close()
-	for _, m := range muxes {
-		err = errors.Join(err, m.Close())
+	err := f.stop()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.dropLegs()
+	return err
+}
+
+// restart looks for a path anew.
+func (n *connection) restart() (up <-chan struct{}, err error) {
+	if err := n.stop(); err != nil {
+		return nil, err
 	}
-	for _, l := range legs {
+	n.mu.Lock()
+	n.up, n.upOnce, n.shaken = make(chan struct{}), sync.Once{}, time.Time{}
+	up = n.up
+	n.mu.Unlock()
+	return up, n.start(n.client.currentAllocations())
+}
+
+func (n *connection) dropLegs() {
+	for _, l := range n.legs {
 		n.client.wg.bind.drop(l)
 	}
-	return err
+	n.legs = nil
 }
 
 func (n *connection) addCandidates(lines []string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.remotes = append(n.remotes, lines...)
-	for _, line := range lines {
-		if n.agent == nil {
-			return
-		}
-		if err := addRemote(n.agent, line); err != nil {
-			n.client.log.Debug("remote candidate", "error", err)
-		}
+	if n.finder != nil {
+		n.finder.add(lines)
 	}
 }
 
-func (n *connection) selected(remote ice.Candidate) {
-	ip, err := netip.ParseAddr(remote.Address())
-	if err != nil {
-		return
+func (n *connection) removeCandidates(lines []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.remotes = slices.DeleteFunc(n.remotes, func(known string) bool {
+		k, _ := parseCandidate(known)
+		return slices.ContainsFunc(lines, func(line string) bool {
+			c, ok := parseCandidate(line)
+			return ok && c.addr == k.addr
+		})
+	})
+	if n.finder != nil {
+		n.finder.remove(lines)
 	}
-	to := netip.AddrPortFrom(ip, uint16(remote.Port()))
-	relayed := n.client.isRelay(ip)
+}
+
+// selected moves the traffic to another address of the gateway.
+// leg is that of ours, nil for the socket.
+func (n *connection) selected(leg *stunConn, to netip.AddrPort) {
+	relayed := n.client.isRelay(to.Addr())
+	if leg != nil {
+		n.client.wg.bind.lead(to, leg.via)
+		relayed = relayed || leg.via != nil
+	}
 	n.mu.Lock()
 	n.path, n.relayed = to, relayed
+	shake := time.Since(n.shaken) >= n.client.cfg.handshakeGap()
+	if shake {
+		n.shaken = time.Now()
+	}
 	n.mu.Unlock()
+	n.client.log.Debug("path", "to", to, "relayed", relayed, "handshake", shake)
 	if err := n.apply(); err != nil {
 		n.client.log.Warn("add WireGuard peer", "error", err)
 		return
 	}
-	if err := n.client.wg.setEndpoint(n.auth.GatewayPublicKey, to); err != nil {
+	if err := n.client.wg.setEndpoint(n.auth.GatewayPublicKey, to, shake); err != nil {
 		n.client.log.Warn("set endpoint", "error", err)
 		return
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.upOnce.Do(func() { close(n.up) })
 }
 
@@ -172,46 +173,43 @@ func (n *connection) permit(prefixes []netip.Prefix) error {
 // engine would try a handshake into the void and not repeat it for five seconds.
 func (n *connection) apply() error {
 	n.mu.Lock()
-	allowed, ready := n.allowed, n.path.IsValid()
+	allowed, path := n.allowed, n.path
 	n.mu.Unlock()
-	if !ready {
+	if !path.IsValid() {
 		return nil
 	}
-	return n.client.wg.setPeer(n.auth.GatewayPublicKey, n.auth.PresharedKey, allowed)
+	return n.client.wg.setPeer(n.auth.GatewayPublicKey, n.auth.PresharedKey, path, allowed)
 }
 
-// hostCandidates are the strings that announce our own addresses.
-func (n *connection) hostCandidates() []string {
+// announcement returns the strings that announce our own addresses, and how long
+// that is of use.
+func (n *connection) announcement() (context.Context, []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	var out []string
 	for _, leg := range n.legs {
-		prio := uint32(126)<<24 | 65534<<8 | 255
-		if leg.local.Addr().Is6() {
-			prio += 1 << 8
+		prio, kind := leg.priority(), "host"
+		if leg.via != nil {
+			kind = "relay raddr " + unspecified(leg.local.Addr()) + " rport 0"
 		}
-		out = append(out, fmt.Sprintf("candidate:%x 1 udp %d %s %d typ host", prio, prio, leg.local.Addr(), leg.local.Port()))
+		out = append(out, fmt.Sprintf("candidate:%x 1 udp %d %s %d typ %s", prio, prio, leg.local.Addr(), leg.local.Port(), kind))
 	}
-	return out
+	return n.ctx, out
 }
 
 func reflexiveCandidate(mapped netip.AddrPort) string {
 	prio := uint32(100)<<24 | 65534<<8 | 255
-	any := "0.0.0.0"
 	if mapped.Addr().Is6() {
-		prio, any = prio+1<<8, "::"
+		prio += 1 << 8
 	}
-	return fmt.Sprintf("candidate:%x 1 udp %d %s %d typ srflx raddr %s rport 0", prio, prio, mapped.Addr(), mapped.Port(), any)
+	return fmt.Sprintf("candidate:%x 1 udp %d %s %d typ srflx raddr %s rport 0", prio, prio, mapped.Addr(), mapped.Port(), unspecified(mapped.Addr()))
 }
 
-func addRemote(agent *ice.Agent, line string) error {
-	line, ok := strings.CutPrefix(line, "candidate:")
-	if !ok {
-		return fmt.Errorf("candidate without prefix")
+func unspecified(of netip.Addr) string {
+	if of.Is4() {
+		return "0.0.0.0"
 	}
-	c, err := ice.UnmarshalCandidate(line)
-	if err != nil {
-		return err
-	}
-	return agent.AddRemoteCandidate(c)
+	return "::"
 }
 
 func (b *sharedBind) drop(leg *stunConn) {
@@ -228,5 +226,3 @@ func (b *sharedBind) drop(leg *stunConn) {
 }
 
 func encodeKey(k [32]byte) string { return base64.StdEncoding.EncodeToString(k[:]) }
-
-var _ net.Addr = (*net.UDPAddr)(nil)

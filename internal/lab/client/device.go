@@ -8,8 +8,8 @@ import (
 	"net/netip"
 	"strings"
 	"sync/atomic"
+	"time"
 
-	"github.com/songgao/water"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/device"
@@ -28,15 +28,11 @@ type wireguard struct {
 }
 
 // newWireguard makes the TUN device in the namespace and starts the engine.
-func newWireguard(ns Namespace, name string, key device.NoisePrivateKey, onGoodbye func(), errorf func(string, ...any)) (*wireguard, error) {
+func newWireguard(ns Namespace, name string, key device.NoisePrivateKey, onGoodbye func(), onStatus func([]byte), errorf func(string, ...any)) (*wireguard, error) {
 	w := &wireguard{ns: ns, name: name, bind: newSharedBind(ns)}
 	err := ns.Do(func() error {
 		// water provisions the device, the engine attaches to it with offloads.
-		wtun, err := water.New(water.Config{DeviceType: water.TUN, PlatformSpecificParams: water.PlatformSpecificParams{Name: name, Persist: true}})
-		if err != nil {
-			return fmt.Errorf("provision TUN device %s: %w", name, err)
-		}
-		if err := wtun.Close(); err != nil {
+		if err := provision(name); err != nil {
 			return err
 		}
 		real, err := tun.CreateTUN(name, mtu)
@@ -50,7 +46,7 @@ func newWireguard(ns Namespace, name string, key device.NoisePrivateKey, onGoodb
 		if err := unix.SetNonblock(int(real.File().Fd()), true); err != nil {
 			return err
 		}
-		w.tun = &controlTap{Device: real, onGoodbye: onGoodbye}
+		w.tun = &controlTap{Device: real, onGoodbye: onGoodbye, onStatus: onStatus}
 		return nil
 	})
 	if err != nil {
@@ -104,8 +100,9 @@ func (w *wireguard) route(prefixes []netip.Prefix) error {
 	})
 }
 
-// setPeer adds the gateway or changes its preshared key.
-func (w *wireguard) setPeer(publicKey, presharedKey string, allowed []netip.Prefix) error {
+// setPeer adds the gateway at an address, which a peer must have from the start
+// to be kept there, or changes it.
+func (w *wireguard) setPeer(publicKey, presharedKey string, to netip.AddrPort, allowed []netip.Prefix) error {
 	pub, err := base64.StdEncoding.DecodeString(publicKey)
 	if err != nil {
 		return fmt.Errorf("gateway key: %w", err)
@@ -115,15 +112,16 @@ func (w *wireguard) setPeer(publicKey, presharedKey string, allowed []netip.Pref
 		return fmt.Errorf("preshared key: %w", err)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "public_key=%x\npreshared_key=%x\nreplace_allowed_ips=true\n", pub, psk)
+	fmt.Fprintf(&b, "public_key=%x\npreshared_key=%x\nendpoint=%s\nreplace_allowed_ips=true\n", pub, psk, to)
 	for _, p := range allowed {
 		fmt.Fprintf(&b, "allowed_ip=%s\n", p)
 	}
 	return w.dev.IpcSet(b.String())
 }
 
-// setEndpoint moves the gateway to another address and starts a handshake.
-func (w *wireguard) setEndpoint(publicKey string, to netip.AddrPort) error {
+// setEndpoint moves the gateway to another address, and starts a handshake if
+// asked to.
+func (w *wireguard) setEndpoint(publicKey string, to netip.AddrPort, handshake bool) error {
 	pub, err := base64.StdEncoding.DecodeString(publicKey)
 	if err != nil {
 		return err
@@ -135,7 +133,16 @@ func (w *wireguard) setEndpoint(publicKey string, to netip.AddrPort) error {
 	if err := w.dev.IpcSet(fmt.Sprintf("public_key=%s\nupdate_only=true\nendpoint=%s\n", hex.EncodeToString(pub), to)); err != nil {
 		return err
 	}
+	if !handshake {
+		return nil
+	}
 	return peer.SendHandshakeInitiation(false)
+}
+
+// rebind moves the engine to sockets with other ports.
+func (w *wireguard) rebind() error {
+	w.bind.forgetPorts()
+	return w.dev.BindUpdate()
 }
 
 func (w *wireguard) removePeer(publicKey string) {
@@ -149,7 +156,22 @@ func (w *wireguard) removePeer(publicKey string) {
 type controlTap struct {
 	tun.Device
 	goodbyes  atomic.Int64
-	onGoodbye func() // must not block
+	onGoodbye func()       // must not block
+	onStatus  func([]byte) // gets the body of a domain status for its own while it lasts; must not block
+	packetAt  atomic.Int64 // when the latest inner packet came or went, in nanoseconds since 1970
+}
+
+// lastPacket returns when the latest inner packet came or went. Control packets
+// and the engine's keepalives are none.
+func (t *controlTap) lastPacket() time.Time { return time.Unix(0, t.packetAt.Load()) }
+
+// Read implements tun.Device.
+func (t *controlTap) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	n, err := t.Device.Read(bufs, sizes, offset)
+	if n > 0 {
+		t.packetAt.Store(time.Now().UnixNano())
+	}
+	return n, err
 }
 
 // MTU is known; the engine would ask in whatever namespace it happens to run.
@@ -159,7 +181,10 @@ func (t *controlTap) Write(bufs [][]byte, offset int) (int, error) {
 	kept := bufs[:0:len(bufs)]
 	for i, b := range bufs {
 		if isControl(b[offset:]) {
-			if kind := b[offset+40]; kind == 2 {
+			switch b[offset+40] {
+			case controlDomainStatus:
+				t.onStatus(b[offset+48:])
+			case controlGoodbye:
 				t.goodbyes.Add(1)
 				t.onGoodbye()
 			}
@@ -173,6 +198,7 @@ func (t *controlTap) Write(bufs [][]byte, offset int) (int, error) {
 	if len(kept) == 0 {
 		return len(bufs), nil
 	}
+	t.packetAt.Store(time.Now().UnixNano())
 	return t.Device.Write(kept, offset)
 }
 

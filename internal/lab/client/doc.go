@@ -2,7 +2,10 @@
 // portal protocol, ICE as the controlling agent, WireGuard and a TUN device in
 // a network namespace of its own. It is written against the specification and
 // shares no code with the gateway, so that the two test each other: its engine
-// is golang.zx2c4.com/wireguard, its ICE agent pion's with pion's own mux.
+// is golang.zx2c4.com/wireguard, its ICE agent pion's with pion's own mux, or one
+// that looks for paths as the original's client does, see Config.Original. It
+// makes no allocations of its own at relays, unless Config.Allocates is set: a
+// relayed path is one through the gateway's.
 package client
 
 import (
@@ -30,6 +33,18 @@ type Config struct {
 	// are made of them. One per family.
 	Addresses []netip.Addr
 	TUNName   string // default "tun-client"
+	// Original makes the client follow the best path, up and down, at the pace of
+	// the original's client (transport §2.7 to §2.9): a pair that dies is given up
+	// after some 15 s, a connection without any is asked for again. Without it
+	// pion's agent takes one path for good, until Reconnect.
+	Original bool
+	// Allocates makes an Original client have an allocation of its own at each
+	// relay, as the original's has: the only way from behind a symmetric NAT to a
+	// gateway that filters by port.
+	Allocates bool
+	// PrivateKey is the WireGuard key of a client that was here before; the zero
+	// value makes a new one.
+	PrivateKey [32]byte
 	// Persistent asks for everything again after a gateway said goodbye, as a
 	// client with traffic to send does.
 	Persistent bool
@@ -54,6 +69,14 @@ type relay struct {
 	Type string         `json:"type"`
 	ID   string         `json:"id"`
 	Addr netip.AddrPort `json:"addr"`
+
+	Username string `json:"username"`
+	Password string `json:"password"`
+}
+
+type relaysPresence struct {
+	DisconnectedIDs []string `json:"disconnected_ids"`
+	Connected       []relay  `json:"connected"`
 }
 
 type initPayload struct {
@@ -100,4 +123,16 @@ const (
 	heartbeatInterval = 10 * time.Second
 	writeTimeout      = 5 * time.Second
 	joinTimeout       = 5 * time.Second
+
+	// originalHandshakeGap is how long after a handshake of its own accord the
+	// original does without another (transport §5.2).
+	originalHandshakeGap = 20 * time.Second
 )
+
+// handshakeGap is the least time between handshakes that a new path causes.
+func (c *Config) handshakeGap() time.Duration {
+	if c.Original {
+		return originalHandshakeGap
+	}
+	return 0
+}

@@ -18,20 +18,35 @@ func (c *Client) goodbye() { c.wait.Go(c.departed) }
 
 func (c *Client) departed() {
 	c.mu.Lock()
-	if c.gateways == nil {
+	gone := slices.Collect(maps.Values(c.gateways))
+	c.mu.Unlock()
+	for _, n := range gone {
+		c.lost(n)
+	}
+}
+
+// lost forgets a gateway whose connection is over. A persistent client asks
+// again for what it had there.
+func (c *Client) lost(n *connection) {
+	c.mu.Lock()
+	if c.gateways[n.auth.GatewayID] != n { // nil after Close
 		c.mu.Unlock()
 		return
 	}
-	gateways := c.gateways
-	resources := slices.Collect(maps.Keys(c.granted))
-	c.gateways, c.granted = map[string]*connection{}, map[string]*connection{}
-	c.mu.Unlock()
-	for _, n := range gateways {
-		if err := n.stop(); err != nil {
-			c.log.Debug("end of a connection", "error", err)
+	delete(c.gateways, n.auth.GatewayID)
+	var resources []string
+	for id, via := range c.granted {
+		if via == n {
+			resources = append(resources, id)
+			delete(c.granted, id)
 		}
-		c.wg.removePeer(n.auth.GatewayPublicKey)
 	}
+	c.mu.Unlock()
+	c.log.Debug("connection is over", "gateway_id", n.auth.GatewayID)
+	if err := n.stop(); err != nil {
+		c.log.Debug("end of a connection", "error", err)
+	}
+	c.wg.removePeer(n.auth.GatewayPublicKey)
 	if !c.cfg.Persistent {
 		return
 	}

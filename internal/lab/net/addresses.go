@@ -5,7 +5,7 @@ import (
 	"net/netip"
 )
 
-// Addresses are those of one device. IPv6 is not valid where there is none.
+// Addresses are those of one device. What a device has none of is not valid.
 type Addresses struct {
 	IPv4, IPv6 netip.Addr
 }
@@ -27,29 +27,69 @@ var (
 	client6   = netip.MustParsePrefix("2001:db8:18::/64")
 )
 
+// all returns the addresses that there are.
+func (a Addresses) all() []netip.Addr {
+	var all []netip.Addr
+	for _, address := range []netip.Addr{a.IPv4, a.IPv6} {
+		if address.IsValid() {
+			all = append(all, address)
+		}
+	}
+	return all
+}
+
 // single returns the addresses as host prefixes.
 func (a Addresses) single() []netip.Prefix {
-	prefixes := []netip.Prefix{netip.PrefixFrom(a.IPv4, 32)}
-	if a.IPv6.IsValid() {
-		prefixes = append(prefixes, netip.PrefixFrom(a.IPv6, 128))
+	var prefixes []netip.Prefix
+	for _, address := range a.all() {
+		prefixes = append(prefixes, netip.PrefixFrom(address, address.BitLen()))
 	}
 	return prefixes
 }
 
-func public(number int, o Options) Addresses {
-	a := Addresses{IPv4: netip.AddrFrom4([4]byte{203, 0, 113, byte(number)})}
+func public(number int, o Options) (a Addresses) {
+	if !o.IPv6Only {
+		a.IPv4 = netip.AddrFrom4([4]byte{203, 0, 113, byte(number)})
+	}
 	if !o.IPv4Only {
 		a.IPv6 = netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", number))
 	}
 	return a
 }
 
-func lanAddresses(s Site, number byte) Addresses {
-	a := Addresses{IPv4: nth(s.LAN4, number)}
-	if s.LAN6.IsValid() {
-		a.IPv6 = nth(s.LAN6, number)
+// subnet is the network of one link: a prefix for each family, not valid where
+// there is none.
+type subnet struct{ v4, v6 netip.Prefix }
+
+// host returns the addresses of the host with the given number.
+func (s subnet) host(number byte) (a Addresses) {
+	if s.v4.IsValid() {
+		a.IPv4 = nth(s.v4, number)
+	}
+	if s.v6.IsValid() {
+		a.IPv6 = nth(s.v6, number)
 	}
 	return a
+}
+
+// prefixes returns the addresses with the lengths of their networks' prefixes.
+func (s subnet) prefixes(a Addresses) []netip.Prefix {
+	var prefixes []netip.Prefix
+	for _, address := range a.all() {
+		bits := s.v4.Bits()
+		if address.Is6() {
+			bits = s.v6.Bits()
+		}
+		prefixes = append(prefixes, netip.PrefixFrom(address, bits))
+	}
+	return prefixes
+}
+
+func unspecified(of netip.Addr) netip.Addr {
+	if of.Is4() {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
 }
 
 // nth returns the address with the given number in a prefix whose last byte

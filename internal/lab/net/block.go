@@ -25,9 +25,11 @@ func (d *Deployment) BlockDirect(on bool) error {
 
 // visible returns every prefix under which the other side may see the site.
 func (s Site) visible() []netip.Prefix {
-	prefixes := append(s.Router.single(), s.LAN4)
-	if s.LAN6.IsValid() {
-		prefixes = append(prefixes, s.LAN6)
+	prefixes := s.Router.single()
+	for _, lan := range []netip.Prefix{s.LAN4, s.LAN6} {
+		if lan.IsValid() {
+			prefixes = append(prefixes, lan)
+		}
 	}
 	return prefixes
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+
+	"firezone-gateway/internal/lab/natbox"
 )
 
 // Options shapes a Deployment. The zero value is one client and one relay,
@@ -14,9 +16,19 @@ type Options struct {
 	Clients    int // at most 50; 0 means 1
 	Relays     int // at most 50; 0 means 1
 
+	// ClientLine and GatewayLine are the lines between the sites and the
+	// internet; see Site.SetLine.
+	ClientLine  natbox.Line
+	GatewayLine natbox.Line
+	// Adjustable lets lines that are perfect at first become worse. It costs
+	// throughput.
+	Adjustable bool
+
 	// IPv4Only leaves the internet and the sides of clients and gateway
 	// without IPv6, so that every path crosses the address translation.
 	IPv4Only bool
+	// IPv6Only leaves them without IPv4. It excludes the other.
+	IPv6Only bool
 
 	// ResourceRoutesBack gives the resource a default route to the gateway.
 	// Without it the resource answers its own network only, so the gateway
@@ -31,6 +43,8 @@ type Options struct {
 //	        Gateway.Host -- Gateway.Router --'              +-- Relays[i]
 //	              |
 //	          Resource
+//
+// A site with DoubleNAT has one router more, Inner, between Host and Router.
 //
 // Public addresses are 203.0.113.0/24 and 2001:db8::/32, the resource's
 // private network is 10.20.0.0/24 and fd00:20::/64. Routers and the internet
@@ -53,21 +67,23 @@ type Host struct {
 	Addresses
 }
 
-// Site is a host in a private network behind a router.
-type Site struct {
-	Host   Host
-	Router Host // with its public addresses
-	// LAN4 and LAN6 are the networks behind the router. LAN6 is not valid
-	// where there is no IPv6.
-	LAN4, LAN6 netip.Prefix
-}
-
 // NewDeployment builds a Deployment. When it returns an error nothing is left
 // behind.
 func NewDeployment(o Options) (*Deployment, error) {
 	o.Clients, o.Relays = max(o.Clients, 1), max(o.Relays, 1)
 	if o.Clients > maxOfAKind || o.Relays > maxOfAKind {
 		return nil, fmt.Errorf("at most %d clients and relays", maxOfAKind)
+	}
+	if o.IPv4Only && o.IPv6Only {
+		return nil, errors.New("a network with neither IPv4 nor IPv6")
+	}
+	for _, kind := range []NATKind{o.ClientNAT, o.GatewayNAT} {
+		if int(kind) >= len(natNames) {
+			return nil, fmt.Errorf("%v is unknown", kind)
+		}
+	}
+	if err := errors.Join(o.ClientLine.Check(), o.GatewayLine.Check()); err != nil {
+		return nil, err
 	}
 	d := &Deployment{Lab: New()}
 	if err := d.build(o); err != nil {
@@ -109,13 +125,13 @@ func (d *Deployment) build(o Options) (err error) {
 		d.Relays = append(d.Relays, relay)
 	}
 	for i := range o.Clients {
-		client, err := d.addSite(numbered("client", i, o.Clients), clientNumber+i, o.ClientNAT, o)
+		client, err := d.addSite(numbered("client", i, o.Clients), clientNumber+i, o.ClientNAT, o.ClientLine, o)
 		if err != nil {
 			return err
 		}
 		d.Clients = append(d.Clients, client)
 	}
-	if d.Gateway, err = d.addSite("gateway", gatewayNumber, o.GatewayNAT, o); err != nil {
+	if d.Gateway, err = d.addSite("gateway", gatewayNumber, o.GatewayNAT, o.GatewayLine, o); err != nil {
 		return err
 	}
 	return d.addResource(o)
@@ -154,54 +170,6 @@ func (d *Deployment) attach(host Host, device string) error {
 	return host.defaultRoutes(d.Internet.Addresses, device)
 }
 
-func (d *Deployment) addSite(name string, number int, kind NATKind, o Options) (Site, error) {
-	site := Site{LAN4: netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(number), 0}), 24)}
-	if kind == NoNAT {
-		// Four addresses of the second documentation range: clients from its
-		// beginning, the gateway (which counts below them) at its end.
-		site.LAN4 = netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte((number + 256 - clientNumber) * 4)}), 30)
-	}
-	if !o.IPv4Only {
-		site.LAN6 = netip.PrefixFrom(netip.MustParseAddr(fmt.Sprintf("2001:db8:%d::", number)), 64)
-	}
-	inside := lanAddresses(site, 1)
-
-	var err error
-	if site.Router, err = d.addHost(name+"-router", public(number, o)); err != nil {
-		return site, err
-	}
-	if site.Host, err = d.addHost(name, lanAddresses(site, 2)); err != nil {
-		return site, err
-	}
-	if err := d.attach(site.Router, routerWAN); err != nil {
-		return site, err
-	}
-	if err := site.Router.EnableForwarding(); err != nil {
-		return site, err
-	}
-	err = d.Lab.Connect(
-		End{Namespace: site.Router.Namespace, Device: routerLAN, Addresses: site.lanPrefixes(inside)},
-		End{Namespace: site.Host.Namespace, Device: uplink, Addresses: site.lanPrefixes(site.Host.Addresses)},
-	)
-	if err != nil {
-		return site, err
-	}
-	if err := site.Host.defaultRoutes(inside, uplink); err != nil {
-		return site, err
-	}
-	if kind == NoNAT {
-		if err := d.Internet.AddRoute(site.LAN4, site.Router.IPv4, site.Router.Name()); err != nil {
-			return site, err
-		}
-	}
-	if site.LAN6.IsValid() {
-		if err := d.Internet.AddRoute(site.LAN6, site.Router.IPv6, site.Router.Name()); err != nil {
-			return site, err
-		}
-	}
-	return site, site.Router.translate(kind, routerLAN, routerWAN)
-}
-
 func (d *Deployment) addResource(o Options) (err error) {
 	d.ResourceGateway = Addresses{IPv4: resource4.Addr().Next(), IPv6: resource6.Addr().Next()}
 	d.Resource, err = connectResource(d.Lab, d.Gateway.Host.Namespace, d.ResourceGateway)
@@ -211,22 +179,15 @@ func (d *Deployment) addResource(o Options) (err error) {
 	return d.Resource.defaultRoutes(d.ResourceGateway, uplink)
 }
 
-func (s Site) lanPrefixes(a Addresses) []netip.Prefix {
-	prefixes := []netip.Prefix{netip.PrefixFrom(a.IPv4, s.LAN4.Bits())}
-	if a.IPv6.IsValid() {
-		prefixes = append(prefixes, netip.PrefixFrom(a.IPv6, s.LAN6.Bits()))
-	}
-	return prefixes
-}
-
+// defaultRoutes routes everything through the device: a family that via has no
+// address of is left out.
 func (n *Namespace) defaultRoutes(via Addresses, device string) error {
-	if err := n.AddRoute(netip.PrefixFrom(netip.IPv4Unspecified(), 0), via.IPv4, device); err != nil {
-		return err
+	for _, address := range via.all() {
+		if err := n.AddRoute(netip.PrefixFrom(unspecified(address), 0), address, device); err != nil {
+			return err
+		}
 	}
-	if !via.IPv6.IsValid() {
-		return nil
-	}
-	return n.AddRoute(netip.PrefixFrom(netip.IPv6Unspecified(), 0), via.IPv6, device)
+	return nil
 }
 
 func numbered(name string, i, of int) string {

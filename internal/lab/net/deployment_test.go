@@ -243,6 +243,9 @@ func deploy(t *testing.T, o labnet.Options) *labnet.Deployment {
 	t.Helper()
 	requireNamespaces(t)
 	d, err := labnet.NewDeployment(o)
+	if tun := labnet.CheckTUN(); err != nil && tun != nil && os.Getenv("CI") != "true" {
+		t.Skip(tun)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

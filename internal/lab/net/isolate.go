@@ -86,7 +86,7 @@ func available() error {
 		if err := lab.Connect(End{Namespace: a, Device: "a"}, End{Namespace: a, Device: "b"}); err != nil {
 			return err
 		}
-		return a.translate(PortRestricted, "a", "b")
+		return a.masquerade("a", "b")
 	}()
 	return errors.Join(err, lab.Close())
 }

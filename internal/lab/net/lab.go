@@ -15,9 +15,10 @@ import (
 // for concurrent use.
 type Lab struct {
 	mu         sync.Mutex
-	namespaces []*Namespace // guarded by mu
-	closed     bool         // guarded by mu
-	links      int          // guarded by mu
+	namespaces []*Namespace   // guarded by mu
+	closed     bool           // guarded by mu
+	links      int            // guarded by mu
+	closers    []func() error // guarded by mu
 }
 
 // New returns a Lab without namespaces. Call EnsureIsolated first.
@@ -54,6 +55,13 @@ func (l *Lab) nextDevice() int {
 	return 1000 + l.links
 }
 
+// onClose makes Close call f, after the processes have ended.
+func (l *Lab) onClose(f func() error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closers = append(l.closers, f)
+}
+
 // Close kills the processes that still run in the namespaces and removes the
 // namespaces with all their links. A namespace whose sockets or TUN devices
 // are still open elsewhere in this process goes when the last of them is
@@ -68,7 +76,10 @@ func (l *Lab) Close() error {
 			errs = append(errs, fmt.Errorf("namespace %s: %w", ns.name, err))
 		}
 	}
-	l.namespaces = nil
+	for _, f := range slices.Backward(l.closers) {
+		errs = append(errs, f())
+	}
+	l.namespaces, l.closers = nil, nil
 	return errors.Join(errs...)
 }
 

@@ -202,7 +202,7 @@ func TestRouteToTheLinkItself(t *testing.T) {
 }
 
 func TestNATKindsAreReadByName(t *testing.T) {
-	for _, kind := range []labnet.NATKind{labnet.NoNAT, labnet.PortRestricted} {
+	for _, kind := range labnet.NATKinds() {
 		var read labnet.NATKind
 		if err := read.UnmarshalText([]byte(kind.String())); err != nil || read != kind {
 			t.Errorf("%v is read as %v, error %v", kind, read, err)

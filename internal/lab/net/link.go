@@ -65,6 +65,17 @@ func (n *Namespace) AddRoute(dst netip.Prefix, via netip.Addr, device string) er
 	return nil
 }
 
+func (n *Namespace) setMTU(device string, mtu int) error {
+	link, err := n.links.LinkByName(device)
+	if err == nil {
+		err = n.links.LinkSetMTU(link, mtu)
+	}
+	if err != nil {
+		return fmt.Errorf("MTU of %s in %s: %w", device, n.name, err)
+	}
+	return nil
+}
+
 func (e End) bringUp() error {
 	links := e.Namespace.links
 	link, err := links.LinkByName(e.Device)

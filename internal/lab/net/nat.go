@@ -2,28 +2,68 @@ package labnet
 
 import (
 	"fmt"
+	"slices"
 
-	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
-	"golang.org/x/sys/unix"
+	"firezone-gateway/internal/lab/natbox"
 )
 
 // NATKind is how a router treats the packets between its private side and the
-// internet, in the terms of RFC 3489 §5.
+// internet. The names are those of RFC 3489 §5; Behaviour tells them in the
+// terms of RFC 4787. IPv6 is not rewritten by any of them, but filtered by the
+// same rule.
 type NATKind uint8
 
 const (
 	// NoNAT routes: the addresses behind the router are public.
 	NoNAT NATKind = iota
-	// PortRestricted rewrites IPv4 sources to the router's public address,
-	// keeps the source port whatever the destination (as long as no other
-	// mapping to the same destination has it), and admits from outside only
-	// what comes from an address and port already sent to. IPv6 is not
-	// rewritten, but filtered by the same rule.
+	// FullCone lets everybody reach what the private side has sent from once.
+	FullCone
+	// AddressRestricted admits from outside what comes from an address, of any
+	// port, that was sent to.
+	AddressRestricted
+	// PortRestricted admits from outside what comes from an address and port
+	// that was sent to. It is what Linux does, and Linux does it here, unless
+	// the site's line is not perfect: then it is the lab's own NAT.
 	PortRestricted
+	// Symmetric is PortRestricted with another public port for each destination.
+	Symmetric
+	// DoubleNAT is a home router behind a carrier's (RFC 6888), PortRestricted
+	// both, with a network of RFC 6598 between them.
+	DoubleNAT
+	// UDPBlocked is PortRestricted behind a firewall that drops UDP to everybody
+	// but the relays.
+	UDPBlocked
 )
 
-var natNames = [...]string{NoNAT: "none", PortRestricted: "port-restricted"}
+var natNames = [...]string{
+	NoNAT: "none", FullCone: "full-cone", AddressRestricted: "address-restricted", PortRestricted: "port-restricted",
+	Symmetric: "symmetric", DoubleNAT: "double-nat", UDPBlocked: "udp-blocked",
+}
+
+// NATKinds returns every kind, in the order of their values.
+func NATKinds() []NATKind {
+	kinds := make([]NATKind, len(natNames))
+	for i := range kinds {
+		kinds[i] = NATKind(i)
+	}
+	return kinds
+}
+
+// Behaviour returns what the mappings and filters of the kind distinguish; ok is
+// false for NoNAT, which has neither. That of DoubleNAT is of each of its routers
+// and of both together.
+func (k NATKind) Behaviour() (b natbox.Behaviour, ok bool) {
+	b = natbox.Behaviour{Filtering: natbox.AddressAndPortDependent, Preserving: true}
+	switch k {
+	case FullCone:
+		b.Filtering = natbox.EndpointIndependent
+	case AddressRestricted:
+		b.Filtering = natbox.AddressDependent
+	case Symmetric:
+		b.Mapping, b.Preserving = natbox.AddressAndPortDependent, false
+	}
+	return b, k != NoNAT
+}
 
 // String returns the name of the kind, as UnmarshalText reads it.
 func (k NATKind) String() string {
@@ -33,55 +73,20 @@ func (k NATKind) String() string {
 	return natNames[k]
 }
 
+// MarshalText returns the name of the kind.
+func (k NATKind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
 // UnmarshalText reads the name of a kind, for flags.
 func (k *NATKind) UnmarshalText(text []byte) error {
-	for kind, name := range natNames {
-		if name == string(text) {
-			*k = NATKind(kind)
-			return nil
-		}
+	i := slices.Index(natNames[:], string(text))
+	if i < 0 {
+		return fmt.Errorf("NAT kind %q is none of %v", text, natNames)
 	}
-	return fmt.Errorf("NAT kind %q is none of %v", text, natNames)
+	*k = NATKind(i)
+	return nil
 }
 
-// translate makes the namespace, a router between the devices lan and wan, a
-// NAT of the given kind.
-func (n *Namespace) translate(kind NATKind, lan, wan string) error {
-	switch kind {
-	case NoNAT:
-		return nil
-	case PortRestricted:
-		return n.firewall(func(c *nftables.Conn) { portRestricted(c, lan, wan) })
-	}
-	return fmt.Errorf("NAT kind %v is unknown", kind)
-}
-
-func portRestricted(c *nftables.Conn, lan, wan string) {
-	nat := c.AddTable(&nftables.Table{Name: "nat", Family: nftables.TableFamilyIPv4})
-	source := c.AddChain(&nftables.Chain{
-		Name: "source", Table: nat, Type: nftables.ChainTypeNAT,
-		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
-	})
-	addRule(c, source, toDevice(wan), []expr.Any{&expr.Masq{}})
-
-	filter := c.AddTable(&nftables.Table{Name: "filter", Family: nftables.TableFamilyINet})
-	refuse := nftables.ChainPolicyDrop
-	forward := c.AddChain(&nftables.Chain{
-		Name: "forward", Table: filter, Type: nftables.ChainTypeFilter, Policy: &refuse,
-		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter,
-	})
-	addRule(c, forward, known(), accept())
-	addRule(c, forward, fromDevice(lan), accept())
-
-	// What no mapping claims is for the router itself. It must fall silently:
-	// an answer would confirm the connection in the kernel's table, and the
-	// same tuple could then not be mapped for the private side, which is
-	// exactly what happens when two sides punch holes at the same moment.
-	input := c.AddChain(&nftables.Chain{
-		Name: "input", Table: filter, Type: nftables.ChainTypeFilter, Policy: &refuse,
-		Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter,
-	})
-	addRule(c, input, known(), accept())
-	addRule(c, input, protocol(unix.IPPROTO_ICMP), accept())
-	addRule(c, input, protocol(unix.IPPROTO_ICMPV6), accept())
+// inKernel reports whether the kernel's own NAT is of the kind.
+func (k NATKind) inKernel() bool {
+	return k == NoNAT || k == PortRestricted || k == DoubleNAT || k == UDPBlocked
 }

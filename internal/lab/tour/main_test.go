@@ -3,10 +3,12 @@ package tour
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -44,6 +46,7 @@ func TestMain(m *testing.M) {
 	if errIsolation == nil {
 		errIsolation = labnet.CheckTUN()
 	}
+	waitTogether()
 	code := m.Run()
 	os.RemoveAll(dir)
 	if code == 0 {
@@ -53,6 +56,22 @@ func TestMain(m *testing.M) {
 		}
 	}
 	os.Exit(code)
+}
+
+// worlds is how many tests with a deployment run at the same time, where the
+// command line does not say. Those that may do so wait most of the time, for
+// timers of minutes.
+const worlds = 8
+
+func waitTogether() {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		if err := flag.Set("test.parallel", strconv.Itoa(worlds)); err != nil {
+			panic(err) // the flag exists
+		}
+	}
 }
 
 // built returns the directory with the daemon, which is built once: before the

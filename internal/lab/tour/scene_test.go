@@ -97,6 +97,11 @@ func (w *World) suspend(t *testing.T) {
 	if err := w.portal.Suspend(); err != nil {
 		t.Fatal(err)
 	}
+	w.cutOff(t)
+}
+
+// cutOff says that the clients have lost the portal by the end of the test.
+func (w *World) cutOff(t *testing.T) {
 	t.Cleanup(func() {
 		for _, c := range w.clients {
 			_ = c.Close() // it cannot say farewell to the portal, and complains
@@ -123,7 +128,12 @@ func (w *World) mustAccess(t *testing.T, r role) {
 // awaitTraffic pings a role until it is answered.
 func (w *World) awaitTraffic(t *testing.T, r role) {
 	t.Helper()
-	ctx := within(t, stepLimit)
+	w.awaitTrafficWithin(t, r, stepLimit)
+}
+
+func (w *World) awaitTrafficWithin(t *testing.T, r role, limit time.Duration) {
+	t.Helper()
+	ctx := within(t, limit)
 	for {
 		reply, err := w.pingWithin(ctx, 0, places[r].address, pingRepeat)
 		if err == nil && reply.Error == nil {

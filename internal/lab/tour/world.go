@@ -19,6 +19,7 @@ import (
 
 	"firezone-gateway/internal/lab/client"
 	"firezone-gateway/internal/lab/gateway"
+	"firezone-gateway/internal/lab/natbox"
 	labnet "firezone-gateway/internal/lab/net"
 	"firezone-gateway/internal/lab/portal"
 	"firezone-gateway/internal/lab/relay"
@@ -50,6 +51,13 @@ type Options struct {
 type scene struct {
 	legacy     portal.Legacy
 	persistent bool                           // clients ask again after a goodbye
+	original   bool                           // clients look for paths as the original does
+	relays     int                            // that the portal knows; 0 means 1
+	spares     int                            // relays more that it does not know
+	oneFamily  bool                           // relays have one family: the first IPv4, the next IPv6, and so on
+	clientLine natbox.Line                    // between the clients' side and the internet
+	openSide   bool                           // no NAT on the gateway's side
+	clientKey  [32]byte                       // private; the zero value lets clients make one
 	prepare    func(*World) error             // runs when all but the daemon is there
 	daemon     func(*World, *gateway.Options) // has the last word on the daemon's options
 }
@@ -59,8 +67,10 @@ type World struct {
 	options Options
 	net     *labnet.Deployment
 	portal  *portal.Server
-	relay   *relay.Server
-	token   string // of the gateway
+	relay   *relay.Server   // the first one
+	relays  []*relay.Server // those that the portal knows at first, then the spares
+	entries []portal.Relay  // the same, as the portal describes them
+	token   string          // of the gateway
 
 	resources map[role]portal.Resource
 	servers   []*resource.Server
@@ -103,8 +113,8 @@ func (w *World) Close() error {
 	for _, s := range w.servers {
 		errs = append(errs, s.Close())
 	}
-	if w.relay != nil {
-		errs = append(errs, w.relay.Close())
+	for _, r := range w.relays {
+		errs = append(errs, r.Close())
 	}
 	if w.portal != nil {
 		errs = append(errs, w.portal.Close())
@@ -115,7 +125,7 @@ func (w *World) Close() error {
 	for _, log := range w.logs {
 		errs = append(errs, log.Close())
 	}
-	w.clients, w.servers, w.relay, w.portal, w.net, w.logs = nil, nil, nil, nil, nil, nil
+	w.clients, w.servers, w.relays, w.portal, w.net, w.logs = nil, nil, nil, nil, nil, nil
 	return errors.Join(errs...)
 }
 
@@ -153,8 +163,14 @@ func (w *World) Revive(ctx context.Context) error {
 
 func (w *World) build() (err error) {
 	o := w.options
+	known := max(o.scene.relays, 1)
+	gatewayNAT := o.NAT
+	if o.scene.openSide {
+		gatewayNAT = labnet.NoNAT
+	}
 	w.net, err = labnet.NewDeployment(labnet.Options{
-		ClientNAT: o.NAT, GatewayNAT: o.NAT, Clients: o.Clients, IPv4Only: o.IPv4Only,
+		ClientNAT: o.NAT, GatewayNAT: gatewayNAT, Clients: o.Clients, Relays: known + o.scene.spares, IPv4Only: o.IPv4Only,
+		ClientLine: o.scene.clientLine,
 	})
 	if err != nil {
 		return err
@@ -162,7 +178,7 @@ func (w *World) build() (err error) {
 	if err := w.startPortal(); err != nil {
 		return err
 	}
-	if err := w.startRelay(); err != nil {
+	if err := w.startRelays(known); err != nil {
 		return err
 	}
 	if err := w.addResources(); err != nil {
@@ -192,25 +208,42 @@ func (w *World) startPortal() error {
 	return err
 }
 
-func (w *World) startRelay() error {
-	secret, host := relay.NewSecret(), w.net.Relays[0]
-	// Without a log: the server writes some lines for each packet.
-	var err error
-	w.relay, err = relay.Start(relay.Options{
-		Secret: secret, IPv4: host.IPv4, IPv6: host.IPv6, Port: relay.Port, ListenPacket: host.ListenPacket,
-	})
-	if err != nil {
-		return err
+// startRelays starts all relays and makes the first ones known to the portal.
+func (w *World) startRelays(known int) error {
+	for i, host := range w.net.Relays {
+		o := relay.Options{
+			Secret: relay.NewSecret(), IPv4: host.IPv4, IPv6: host.IPv6, Port: relay.Port, ListenPacket: host.ListenPacket,
+		}
+		switch {
+		case !w.options.scene.oneFamily:
+		case i%2 == 0:
+			o.IPv6 = netip.Addr{}
+		default:
+			o.IPv4 = netip.Addr{}
+		}
+		// Without a log: the server writes some lines for each packet.
+		server, err := relay.Start(o)
+		if err != nil {
+			return err
+		}
+		w.relays = append(w.relays, server)
+		w.entries = append(w.entries, relayEntry(server, o.Secret))
 	}
+	w.relay = w.relays[0]
+	return w.portal.SetRelays(w.entries[:known])
+}
+
+// relayEntry describes a relay to the portal.
+func relayEntry(server *relay.Server, secret string) portal.Relay {
 	entry := portal.Relay{StampSecret: secret}
-	for _, address := range w.relay.Addrs() {
+	for _, address := range server.Addrs() {
 		if address.Addr().Is4() {
 			entry.V4 = address
 		} else {
 			entry.V6 = address
 		}
 	}
-	return w.portal.SetRelays([]portal.Relay{entry})
+	return entry
 }
 
 func (w *World) startGateway() error {
@@ -242,7 +275,7 @@ func (w *World) connect(ctx context.Context, i int) error {
 	}
 	c, err := client.Connect(ctx, client.Config{
 		Portal: w.portal.URL(), Token: "client-" + w.token, ID: clientID(i), Name: clientID(i), V1: w.options.V1,
-		Persistent: w.options.scene.persistent, Namespace: host.Namespace, Addresses: addresses, Logger: log,
+		Persistent: w.options.scene.persistent, Original: w.options.scene.original, PrivateKey: w.options.scene.clientKey, Namespace: host.Namespace, Addresses: addresses, Logger: log,
 	})
 	if err != nil {
 		return fmt.Errorf("%s: %w", clientID(i), err)
