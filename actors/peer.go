@@ -72,7 +72,7 @@ type peer struct {
 
 	nat       actorkit.PID // nil until a domain was set up
 	natNumber int          // of the names of its incarnations
-	resolving int          // domains
+	resolving lookups
 }
 
 func newPeer(env peerEnv) *peer {

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"firezone-gateway/internal/actorkit"
+	"firezone-gateway/internal/dns"
 	"firezone-gateway/internal/drop"
 	"firezone-gateway/internal/nat"
 	"firezone-gateway/internal/packet"
@@ -23,6 +25,8 @@ const (
 	// maxResolving bounds the domains of one client that are being resolved, so
 	// that it leaves room to others.
 	maxResolving = 100
+	// resolveSlack is what an answer of the resolver may be late.
+	resolveSlack = 2 * time.Second
 )
 
 // assignedIPs handles a client's request to set up a domain (dataplane §3.2).
@@ -48,11 +52,33 @@ func (p *peer) setUpDomain(ctx actorkit.Context, s messages.DomainSetup) {
 	switch {
 	case !p.covers(s) || !areProxies(s.Proxies):
 		p.answerSetUp(s, packet.Inactive)
-	case p.resolving == maxResolving:
+	case !p.resolving.take(time.Now()):
 		p.Drops.Add(drop.ResolverBusy, 1)
 	default:
-		p.resolving++
 		ctx.Request(p.dns, messages.Resolve{Setup: s})
+	}
+}
+
+// lookups are the times at which look-ups of a client count as lost, the earliest
+// first. Answers get lost with an actor that restarts.
+type lookups []time.Time
+
+// take notes one more, and reports false if there are maxResolving.
+func (l *lookups) take(now time.Time) bool {
+	for len(*l) > 0 && !now.Before((*l)[0]) {
+		*l = (*l)[1:]
+	}
+	if len(*l) == maxResolving {
+		return false
+	}
+	*l = append(*l, now.Add(dns.ResolveTimeout+resolveSlack))
+	return true
+}
+
+// giveBack takes the earliest for answered: which one it was does not matter.
+func (l *lookups) giveBack() {
+	if len(*l) > 0 {
+		*l = (*l)[1:]
 	}
 }
 
@@ -70,7 +96,7 @@ func areProxies(list []netip.Addr) bool {
 
 // resolved goes on with a set-up, if the resource is still granted.
 func (p *peer) resolved(ctx actorkit.Context, m messages.Resolved) {
-	p.resolving = max(0, p.resolving-1)
+	p.resolving.giveBack()
 	switch {
 	case m.Busy: // the client asks again
 	case m.Failed || !p.covers(m.Setup):

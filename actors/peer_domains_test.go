@@ -5,8 +5,10 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"firezone-gateway/internal/actorkit"
+	"firezone-gateway/internal/dns"
 	"firezone-gateway/internal/drop"
 	"firezone-gateway/internal/nat"
 	"firezone-gateway/internal/packet"
@@ -153,8 +155,8 @@ func TestWhatBecomesOfAResolution(t *testing.T) {
 				t.Errorf("mapped: %v", mapped)
 			}
 			r.look(r.pid, func(actorkit.Context) {
-				if r.peer.resolving != 0 {
-					t.Errorf("%d still under way", r.peer.resolving)
+				if n := len(r.peer.resolving); n != 0 {
+					t.Errorf("%d still under way", n)
 				}
 			})
 		})
@@ -173,6 +175,26 @@ func TestOneClientLeavesTheResolverToOthers(t *testing.T) {
 	r.dns.quiet("more than a client's share")
 	if got := r.dropped(drop.ResolverBusy); got != 3 {
 		t.Errorf("%d counted, want 3", got)
+	}
+}
+
+func TestAnswersThatGetLostGiveTheirPlaceBack(t *testing.T) {
+	var l lookups
+	begin := time.Now()
+	for range maxResolving {
+		if !l.take(begin) {
+			t.Fatal("refused below the limit")
+		}
+	}
+	if l.take(begin.Add(dns.ResolveTimeout)) {
+		t.Error("taken above the limit")
+	}
+	l.giveBack()
+	if !l.take(begin) || l.take(begin) {
+		t.Error("an answer gives back one place")
+	}
+	if !l.take(begin.Add(dns.ResolveTimeout+resolveSlack)) || len(l) != 1 {
+		t.Errorf("%d look-ups that nobody answers any more are kept", len(l)-1)
 	}
 }
 

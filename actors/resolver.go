@@ -51,6 +51,8 @@ func (r *resolver) resolve(ctx actorkit.Context, s messages.DomainSetup) {
 		case errors.Is(err, dns.ErrBusy):
 			m.Busy = true
 			drops.Add(drop.ResolverBusy, 1)
+		case errors.Is(err, dns.ErrClosed) || work.Err() != nil:
+			m.Busy = true // this incarnation ends; the next one takes what the client repeats
 		case err != nil:
 			log.Debug("domain not resolved", "domain", s.Domain, "error", err)
 		default:

@@ -15,6 +15,6 @@ type Resolved struct {
 	// Failed says that nothing is known about the domain. Otherwise the addresses
 	// are what there is, maybe none (dataplane §3.3).
 	Failed    bool
-	Busy      bool         // nothing was asked, there are too many requests
+	Busy      bool         // nothing was found out, and the client is to ask again
 	Addresses []netip.Addr // of both families, vetted
 }
