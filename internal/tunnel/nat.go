@@ -86,8 +86,9 @@ func (n *NAT) restore(v *packet.View, now int64) (proxies policy.Proxies, ended 
 	return policy.NoProxies, false
 }
 
-// push queues a copy of pkt, or counts an overflow.
-func (n *NAT) push(c *Client, pkt []byte) {
+// Hold queues a copy of the packet of c, whose session the writer of the table has
+// to make, or counts an overflow.
+func (n *NAT) Hold(c *Client, pkt []byte) {
 	n.mu.Lock()
 	if len(n.waiting) == firstPackets {
 		n.mu.Unlock()
@@ -114,7 +115,7 @@ func (t *Tunnel) translate(c *Client, n *NAT, v *packet.View, now int64) bool {
 	case nat.Untouched, nat.Translated:
 		return true
 	case nat.NeedSession:
-		n.push(c, v.B)
+		n.Hold(c, v.B)
 	default:
 		c.drops.Add(untranslated(r), 1)
 		// Of these the client hears of a domain without address only.

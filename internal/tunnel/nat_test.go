@@ -243,7 +243,7 @@ func BenchmarkToDomain(b *testing.B) {
 	defer close(r.device.fromEngine)
 	for i := 0; i < sessions; i += batchSize {
 		for _, head := range flows[i:min(i+batchSize, sessions)] {
-			r.nat.push(r.client, append(slices.Clone(head), make([]byte, packet.MaxSize-28)...))
+			r.nat.Hold(r.client, append(slices.Clone(head), make([]byte, packet.MaxSize-28)...))
 		}
 		r.tun.Open(r.nat, clock.UnixNano())
 	}
@@ -286,7 +286,7 @@ func BenchmarkFirstPackets(b *testing.B) {
 				b.StartTimer()
 			}
 			pkt[20], pkt[21] = byte((1024+port)>>8), byte(1024+port)
-			r.nat.push(r.client, pkt)
+			r.nat.Hold(r.client, pkt)
 		}
 		r.tun.Open(r.nat, now)
 	}
