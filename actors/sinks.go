@@ -70,17 +70,25 @@ func (s *sinks) Relay(r *transport.Relay, b []byte, local netip.Addr) {
 // SendSTUN implements ice.Sender. A local address that is a relayed one stands
 // for a channel; if there is none yet it is asked for.
 func (s *sinks) SendSTUN(b []byte, local, remote netip.AddrPort) error {
-	sockets := s.plane.Bind.Sockets()
-	v, relayed := s.legs.Load(local)
-	if !relayed {
-		return sockets.SendTo(b, sockets.Path(local.Addr(), remote))
-	}
-	path, ok := v.(*relayLeg).paths.Load(remote)
-	if !ok {
+	path := s.path(local, remote)
+	if path == nil {
 		s.demand.Load().ask(local, remote)
 		return errNoChannel
 	}
-	return sockets.SendTo(b, path.(*transport.Path))
+	return s.plane.Bind.Sockets().SendTo(b, path)
+}
+
+// path returns the way between two addresses, nil if it takes a channel that does
+// not exist.
+func (s *sinks) path(local, remote netip.AddrPort) *transport.Path {
+	v, relayed := s.legs.Load(local)
+	if !relayed {
+		return s.plane.Bind.Sockets().Path(local.Addr(), remote)
+	}
+	if path, ok := v.(*relayLeg).paths.Load(remote); ok {
+		return path.(*transport.Path)
+	}
+	return nil
 }
 
 // serverOf returns the address of the relay that a datagram to local came from:

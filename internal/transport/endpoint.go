@@ -34,6 +34,15 @@ func NewEndpoint(onPathChange func(*Path)) *Endpoint {
 // Path returns the path of the last authenticated packet, nil before the first.
 func (e *Endpoint) Path() *Path { return e.path.Load() }
 
+// Move leads what goes to the client to p, where the client has nominated a pair
+// and the one in use is dead: a client that only receives sends nothing to follow
+// (T-19). Before the first authenticated packet it does nothing.
+func (e *Endpoint) Move(p *Path) {
+	if e.path.Load() != nil {
+		e.follow(p)
+	}
+}
+
 // Congested reports whether the datagrams of the packets that the engine is
 // handing over came marked with Congestion Experienced. It is meant for that call
 // alone: the engine authenticates and hands over the packets of one client on one

@@ -38,6 +38,24 @@ func TestEndpointFollowsTheAuthenticatedPath(t *testing.T) {
 	}
 }
 
+func TestEndpointIsMovedOnlyAfterTheClientWasHeard(t *testing.T) {
+	s := openSockets(t, Config{})
+	changes := 0
+	e := NewEndpoint(func(*Path) { changes++ })
+	s.Peers().Add([32]byte{1}, e)
+	a, b := s.Path(loopback[IPv4], netip.MustParseAddrPort("192.0.2.1:1")), s.Path(loopback[IPv4], netip.MustParseAddrPort("192.0.2.1:2"))
+	if e.Move(a); e.Path() != nil {
+		t.Error("moved before the client was heard")
+	}
+	a.FromPeer([32]byte{1})
+	if e.Move(b); e.Path() != b || changes != 2 {
+		t.Errorf("path %v after %d changes", e.Path(), changes)
+	}
+	if a.FromPeer([32]byte{1}); e.Path() != a {
+		t.Error("authenticated traffic is not followed any more")
+	}
+}
+
 func TestPathServesWhoeverIsRegistered(t *testing.T) {
 	s := openSockets(t, Config{})
 	p := s.Path(loopback[IPv4], netip.MustParseAddrPort("192.0.2.1:1"))

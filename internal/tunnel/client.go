@@ -123,6 +123,10 @@ func (c *Client) Session() Session { return Session(c.session.Load()) }
 // Path returns the path of the last authenticated packet, nil before the first.
 func (c *Client) Path() *transport.Path { return c.endpoint.Path() }
 
+// Move leads what goes to the client to p, until authenticated traffic comes from
+// elsewhere. It does nothing before the first.
+func (c *Client) Move(p *transport.Path) { c.endpoint.Move(p) }
+
 // Counters returns the client's live traffic counters.
 func (c *Client) Counters() *ClientCounters { return &c.counters }
 
@@ -162,6 +166,14 @@ func (c *Client) control(pkt []byte) {
 // client got it, and where it is, shows with its first packet.
 func (c *Client) connected() bool {
 	return Session(c.session.Load()) == SessionEstablished && c.heard.Load()
+}
+
+// reachable reports whether the engine can get a packet from the network to the
+// client: at once, or after a handshake with one that was idle for longer than a
+// session lasts. The engine keeps the packets meanwhile, a bounded number. A client
+// that was never heard, or whose keys were wiped, is not asked (T-56).
+func (c *Client) reachable() bool {
+	return Session(c.session.Load()) != SessionNone && c.heard.Load()
 }
 
 func (c *Client) addresses() []netip.Addr {

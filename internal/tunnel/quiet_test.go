@@ -196,6 +196,33 @@ func TestT58AnIdleSessionIsSilent(t *testing.T) {
 	})
 }
 
+// What comes from the network for a client that was idle for longer than a session
+// lasts is kept until the client answered the gateway's handshake.
+func TestAPacketForAnIdleClientWakesItsSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, c := newCabledRig(t)
+		m := r.joinCabled(t, c)
+		r.exchange(t, m, 1)
+		for id, idle := range []time.Duration{190 * time.Second, 5 * time.Minute, 8 * time.Minute} {
+			time.Sleep(idle)
+			begin, first, second := time.Now(), m.reply(uint16(2*id)), m.reply(uint16(2*id+1))
+			r.tun.send(t, first)
+			r.tun.send(t, second)
+			m.tun.expect(t, first)
+			m.tun.expect(t, second)
+			if took := time.Since(begin); took > time.Second {
+				t.Errorf("after %v it took %v", idle, took)
+			}
+		}
+		wantDrops(t, "client", m.client.Drops(), nil)
+
+		time.Sleep(time.Hour) // the keys are wiped, and the client counts as gone
+		r.tun.send(t, m.reply(1))
+		synctest.Wait()
+		wantDrops(t, "client", m.client.Drops(), map[drop.Reason]uint64{drop.NotConnected: 1})
+	})
+}
+
 func TestT56NothingIsSentToAClientThatWasNotHeard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, c := newCabledRig(t)

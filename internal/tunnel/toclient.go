@@ -36,7 +36,7 @@ func (t *Tunnel) toClient(slab []byte, packets []enginetun.ReadPacket, owners []
 			t.drops.Add(unknownDestination(v.Dst), 1)
 			continue
 		}
-		if !c.connected() || c.closing.Load() {
+		if !c.reachable() || c.closing.Load() {
 			c.drops.Add(drop.NotConnected, 1)
 			continue
 		}

@@ -40,8 +40,9 @@ func TestToClient(t *testing.T) {
 		{name: "grant ended", packet: udp(expired4, own4, 1000, 1, 0), reason: drop.NotAllowed},
 		{name: "from another client", packet: udp(address4(2), own4, 1000, 1, 0), reason: drop.NotAllowed},
 		{name: "opaque protocol", packet: packettest.IP(server4, own4, 47, make([]byte, 8)), reason: drop.Unclassified},
-		{name: "handshake under way", packet: reply4, change: func(c *Client) { c.session.Store(uint32(SessionHandshake)) }, reason: drop.NotConnected},
-		{name: "session expired", packet: reply4, change: func(c *Client) { c.session.Store(uint32(SessionExpired)) }, reason: drop.NotConnected},
+		{name: "handshake under way", packet: reply4, change: func(c *Client) { c.session.Store(uint32(SessionHandshake)) }},
+		{name: "session expired", packet: reply4, change: func(c *Client) { c.session.Store(uint32(SessionExpired)) }},
+		{name: "keys wiped", packet: reply4, change: func(c *Client) { c.session.Store(uint32(SessionNone)) }, reason: drop.NotConnected},
 		{name: "client not heard yet", packet: reply4, change: func(c *Client) { c.heard.Store(false) }, reason: drop.NotConnected},
 		{name: "client closing", packet: reply4, change: func(c *Client) { c.closing.Store(true) }, reason: drop.NotConnected},
 	} {
@@ -144,7 +145,7 @@ func TestRouteNamesTheClientThatThePacketWasJudgedFor(t *testing.T) {
 func TestRouteRefusesClientsThatWentMeanwhile(t *testing.T) {
 	for name, leave := range map[string]func(*Client){
 		"removed": func(c *Client) { c.removed.Store(true) },
-		"expired": func(c *Client) { c.session.Store(uint32(SessionExpired)) },
+		"wiped":   func(c *Client) { c.session.Store(uint32(SessionNone)) },
 		"closing": func(c *Client) { c.closing.Store(true) },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -273,7 +273,7 @@ var anySource = []netip.Prefix{
 // injector's packets have no destination, because toClient lets nothing through
 // that is not addressed to a client.
 //
-// A client without a session is refused: the engine would queue the packet and
+// A client that was not heard yet is refused: the engine would queue the packet and
 // start a handshake, which is up to the client (dataplane rule 70).
 func (t *Tunnel) route(_, dst netip.Addr, pkt []byte) (device.NoisePublicKey, bool) {
 	injected := dst.IsUnspecified()
@@ -287,7 +287,7 @@ func (t *Tunnel) route(_, dst netip.Addr, pkt []byte) (device.NoisePublicKey, bo
 	case c == nil:
 		t.drops.Add(drop.NoPeerState, 1)
 		return device.NoisePublicKey{}, false
-	case c.removed.Load() || !c.connected() || (!injected && c.closing.Load()):
+	case c.removed.Load() || !c.reachable() || (!injected && c.closing.Load()):
 		c.drops.Add(drop.NotConnected, 1)
 		return device.NoisePublicKey{}, false
 	}
