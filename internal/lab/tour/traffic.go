@@ -90,7 +90,7 @@ var errSlowSender = errors.New("the senders did not keep up the rate")
 // them send at the same time. Only where the senders fell behind, and nothing
 // was lost, it tries again.
 func echoWithoutLoss(ctx context.Context, w *World) (m Measurement, err error) {
-	const attempts = 3
+	const attempts = 6
 	for range attempts {
 		if m, err = w.echo(ctx); !errors.Is(err, errSlowSender) {
 			break
