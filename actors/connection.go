@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"firezone-gateway/internal/drop"
 	"firezone-gateway/internal/transport/ice"
@@ -21,14 +22,12 @@ const maxRemoteCandidates = 50
 type connection struct {
 	plane  *Plane
 	client *tunnel.Client
-	cfg    ice.Config
+	ufrag  string // the client's
 	agent  ice.Agent
-	failed *atomic.Bool // the agent has given up; replaced with it
-	// checked is set once a check of an agent was answered, which takes one of
-	// the client's as well.
+	failed atomic.Bool // the agent has heard nothing for very long
+	// checked is set once a check of the agent was answered, or one of the client's
+	// nominated a pair.
 	checked atomic.Bool
-	// agentFailed tells the owner, from a goroutine of the agent.
-	agentFailed func()
 }
 
 // openConnection makes the agent and admits the client. With adopt a client that
@@ -57,46 +56,43 @@ func openConnection(p *Plane, log *slog.Logger, s clientState, callbacks tunnel.
 		}
 		c.client = client
 	}
-	c.cfg = ice.Config{
+	agent, err := ice.New(ice.Config{
 		LocalUfrag: s.GatewayICE.Username, LocalPwd: s.GatewayICE.Password,
 		RemoteUfrag: s.ClientICE.Username, RemotePwd: s.ClientICE.Password,
-		Mux: p.Mux, Logger: log,
-	}
-	c.agentFailed = func() { callbacks.Session(c.client.Session()) }
-	if err := c.renewAgent(locals(s.Signalled), s.Remote); err != nil {
+		Locals: s.Signalled, Mux: p.Mux, Logger: log,
+		OnBest:   c.follow,
+		OnState:  func(now ice.State) { c.note(now, callbacks) },
+		LastData: func() time.Time { return time.Unix(0, c.client.Counters().LastActive.Load()) },
+	})
+	if err != nil {
 		p.Tunnel.Remove(c.client)
-		return nil, err
+		return nil, fmt.Errorf("ICE agent: %w", err)
+	}
+	c.agent, c.ufrag = agent, s.ClientICE.Username
+	for _, r := range slices.Concat(s.Remote, ice.Optimistic(s.Remote)) {
+		agent.AddRemote(r)
 	}
 	return c, nil
 }
 
-// renewAgent replaces the agent by one with the same credentials, which the
-// client does not notice.
-func (c *connection) renewAgent(locals []netip.AddrPort, remote []ice.Candidate) error {
-	failed := new(atomic.Bool)
-	cfg := c.cfg
-	cfg.Locals = locals
-	cfg.OnState = func(s ice.State) {
-		switch s {
-		case ice.StateConnected:
-			c.checked.Store(true)
-		case ice.StateFailed:
-			failed.Store(true)
-			c.agentFailed()
-		}
+// follow leads the data to the pair that the client nominated: one that only
+// receives would not show us where it is (T-19). Authenticated traffic from
+// elsewhere overrules it.
+func (c *connection) follow(local, remote netip.AddrPort) {
+	if path := c.plane.sinks.path(local, remote); path != nil {
+		c.client.Move(path)
 	}
-	agent, err := ice.New(cfg)
-	if err != nil {
-		return fmt.Errorf("ICE agent: %w", err)
+}
+
+// note keeps the agent's state, and tells the owner when the agent gave up, which
+// it takes back when it hears the client again.
+func (c *connection) note(s ice.State, callbacks tunnel.Callbacks) {
+	if s == ice.StateConnected {
+		c.checked.Store(true)
 	}
-	if c.agent != nil {
-		c.agent.Close()
+	if gaveUp := s == ice.StateFailed; c.failed.Swap(gaveUp) != gaveUp && gaveUp {
+		callbacks.Session(c.client.Session())
 	}
-	c.agent, c.failed = agent, failed
-	for _, r := range slices.Concat(remote, ice.Optimistic(remote)) {
-		agent.AddRemote(r)
-	}
-	return nil
 }
 
 // heard reports whether an authenticated check or packet of the client arrived.
@@ -117,7 +113,7 @@ func (c *connection) forget() {
 func (c *connection) addRemote(known []ice.Candidate, lines []string) []ice.Candidate {
 	remote := slices.Clone(known)
 	for _, line := range lines {
-		r, err := ice.Parse(line, c.cfg.RemoteUfrag)
+		r, err := ice.Parse(line, c.ufrag)
 		switch {
 		case err == nil && contains(remote, r):
 		case err != nil, len(remote) >= maxRemoteCandidates:
@@ -137,7 +133,7 @@ func (c *connection) addRemote(known []ice.Candidate, lines []string) []ice.Cand
 func (c *connection) removeRemote(known []ice.Candidate, lines []string) []ice.Candidate {
 	remote := slices.Clone(known)
 	for _, line := range lines {
-		r, err := ice.Parse(line, c.cfg.RemoteUfrag)
+		r, err := ice.Parse(line, c.ufrag)
 		if err != nil {
 			c.plane.Drops.Add(drop.CandidateUnusable, 1)
 			continue

@@ -2,7 +2,6 @@ package actors
 
 import (
 	"hash/fnv"
-	"net/netip"
 	"slices"
 
 	"firezone-gateway/internal/transport/ice"
@@ -53,18 +52,6 @@ func newOffer(known, current []ice.Candidate, all bool) offer {
 		o.known = slices.Delete(o.known, i, i+1)
 	}
 	return o
-}
-
-// locals returns the addresses at which a client that knows these candidates may
-// reach us, in an order that does not change when another is added.
-func locals(known []ice.Candidate) []netip.AddrPort {
-	var out []netip.AddrPort
-	for _, c := range known {
-		if c.Type != ice.ServerReflexive {
-			out = append(out, c.Addr)
-		}
-	}
-	return out
 }
 
 // localCandidates are the shared candidates of all relays and the relayed ones

@@ -52,9 +52,6 @@ func TestTheOfferIsBounded(t *testing.T) {
 			t.Fatalf("known %v", known)
 		}
 	}
-	if got := locals(known); !slices.Equal(got, []netip.AddrPort{hostShared.Addr}) {
-		t.Errorf("locals %v", got)
-	}
 }
 
 // T-25.

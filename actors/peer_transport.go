@@ -74,7 +74,7 @@ func (p *peer) signal(ctx actorkit.Context, o offer) {
 	if p.conn == nil {
 		return
 	}
-	p.conn.agent.SetLocals(locals(o.known))
+	p.conn.agent.SetLocals(o.known)
 	p.bindChannels(ctx)
 	ufrag := p.state.GatewayICE.Username
 	if len(o.gone) > 0 {
@@ -112,7 +112,7 @@ func (p *peer) callbacks(ctx actorkit.Context) tunnel.Callbacks {
 // clientChanged drops a connection that is dead: the keys of its session were
 // wiped after nine minutes without a handshake, or its agent heard nothing for
 // longer than that and there is no session either (transport §6 rows 13 and 19).
-// The grants stay (T-61). A session whose agent alone gave up gets a new one.
+// The grants stay (T-61).
 func (p *peer) clientChanged(ctx actorkit.Context) {
 	if p.conn == nil {
 		return
@@ -124,10 +124,6 @@ func (p *peer) clientChanged(ctx actorkit.Context) {
 	case session == tunnel.SessionNone && client.Counters().LastHandshake.Load() != 0, failed && session != tunnel.SessionEstablished:
 		ctx.Logger().Info("connection dropped, the client is gone", "client_id", p.id)
 		p.disconnect()
-	case failed:
-		if err := p.conn.renewAgent(locals(p.state.Signalled), p.state.Remote); err != nil {
-			ctx.Logger().Warn("client is without ICE agent", "client_id", p.id, "error", err)
-		}
 	}
 }
 

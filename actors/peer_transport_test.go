@@ -160,7 +160,7 @@ func TestChangesOfRelaysAreSignalled(t *testing.T) {
 			if s.RelayID != tc.relay || r.client() != before {
 				t.Errorf("relay %q, session kept: %v", s.RelayID, r.client() == before)
 			}
-			if !slices.Contains(locals(s.Signalled), hostShared.Addr) {
+			if !contains(s.Signalled, hostShared) {
 				t.Error("the host address is not served any more")
 			}
 		})

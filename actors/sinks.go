@@ -1,7 +1,7 @@
 package actors
 
 import (
-	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -16,7 +16,7 @@ import (
 // relayLimit bounds the datagrams of one relay that wait for its actor.
 const relayLimit = 128
 
-var errNoChannel = errors.New("no channel to the address yet")
+var errNoChannel = fmt.Errorf("no channel to the address: %w", ice.ErrNotReady)
 
 // sinks take STUN off the sockets: to the agents, or to the actor of a relay.
 // Its methods run on the receiving goroutines and never wait.

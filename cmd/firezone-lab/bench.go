@@ -11,7 +11,8 @@ type benchCommand struct {
 	daemonFlags
 	Rounds  int     `name:"rounds" default:"5" help:"Rounds; each measures both ways in both directions."`
 	Seconds float64 `name:"seconds" default:"4" help:"Duration of each direction of each round."`
-	Relayed bool    `name:"relayed" help:"Compare the gateway with itself: through a relay and directly."`
+	Relayed bool    `name:"relayed" xor:"way" help:"Compare the gateway with itself: through a relay and directly."`
+	DNS     bool    `name:"dns" xor:"way" help:"Compare the gateway with itself: by a DNS resource and by a CIDR resource."`
 }
 
 // Help implements kong.HelpProvider.
@@ -30,8 +31,15 @@ on the same processors, but not in the gateway's CPU time. "relay MB" is what th
 relay forwarded in the stream's direction; the run fails if a relayed stream did
 not go through it, or a direct one did.
 
+With --dns it is of the gateway with itself, too. One client reaches the resource
+by a domain, so that the gateway translates the addresses of every packet; the
+other by its address. Both are on the same host, both go directly. The
+difference is small: where other work is on the machine, take many short rounds
+and the median of their ratios, or the gigabits per CPU second.
+
   firezone-lab bench                                  against wireguard-go
   firezone-lab bench --relayed                        what a relay costs
+  firezone-lab bench --dns --rounds=30 --seconds=0.5  what DNS resources cost
   firezone-lab bench --relayed --json | jq .ratio_to_resource.medians`
 }
 
@@ -58,7 +66,7 @@ func (c *benchCommand) Run(s *session) error {
 
 // options returns what the command line says of a run.
 func (c *benchCommand) options() bench.Options {
-	return bench.Options{TUNDriver: c.TUNDriver, LogDir: c.LogDir, Rounds: c.Rounds, Seconds: c.Seconds, Relayed: c.Relayed}
+	return bench.Options{TUNDriver: c.TUNDriver, LogDir: c.LogDir, Rounds: c.Rounds, Seconds: c.Seconds, Relayed: c.Relayed, DNS: c.DNS}
 }
 
 type plainCommand struct {

@@ -35,6 +35,7 @@ Try these:
   firezone-lab --json | jq .ok  the same, for scripts
   firezone-lab bench            throughput against plain wireguard-go
   firezone-lab bench --relayed  throughput through a relay against direct
+  firezone-lab bench --dns      throughput by a DNS resource against a CIDR resource
   firezone-lab scale            a thousand clients, and what each costs
   firezone-lab test nat         every pair of NATs, against theory
   firezone-lab portal           a portal for real gateways and clients
@@ -44,7 +45,7 @@ be built, 2 for a wrong command line.`
 
 type cli struct {
 	Tour  tourCommand   `cmd:"" default:"withargs" help:"Take a tour: bring a deployment up, let a client use a private network through the gateway, print a table of what was promised and measured. The default."`
-	Bench benchCommand  `cmd:"" help:"Measure one TCP stream through the gateway and through plain wireguard-go in its place, or through a relay and directly."`
+	Bench benchCommand  `cmd:"" help:"Measure one TCP stream through the gateway and through plain wireguard-go in its place, through a relay and directly, or by a DNS resource and by a CIDR resource."`
 	Scale scaleCommand  `cmd:"" help:"Connect a thousand simulated clients and measure what each of them costs the gateway."`
 	Test  testCommand   `cmd:"" name:"test" help:"Take the gateway through many deployments."`
 	Serve portalCommand `cmd:"" name:"portal" help:"Run the development portal alone, for real gateways, clients and relays."`

@@ -34,6 +34,9 @@ func TestCommandLine(t *testing.T) {
 		{"help of a command teaches", []string{"portal", "--help"}, exitOK, "/lab/grants"},
 		{"help of the default command", []string{"tour", "--help"}, exitOK, "--keep"},
 		{"help of bench tells of the relay", []string{"bench", "--help"}, exitOK, "firezone-lab bench --relayed"},
+		{"help of bench tells of DNS resources", []string{"bench", "--help"}, exitOK, "firezone-lab bench --dns"},
+		{"a run of two comparisons is a usage error", []string{"bench", "--relayed", "--dns"}, exitUsage, "--relayed and --dns"},
+		{"an absent gateway of a DNS run is a failure", []string{"bench", "--dns", "--gateway-bin=/nonexistent"}, exitFailed, "--gateway-bin"},
 		{"an absent gateway of a relayed run is a failure", []string{"bench", "--relayed", "--gateway-bin=/nonexistent"}, exitFailed, "--gateway-bin"},
 		{"an unknown flag is a usage error", []string{"--foo"}, exitUsage, "unknown flag --foo"},
 		{"an unknown command is a usage error", []string{"foo"}, exitUsage, "foo"},
@@ -65,6 +68,7 @@ func TestBenchIsShapedByItsFlags(t *testing.T) {
 	}{
 		{"against plain WireGuard", nil, bench.Options{Rounds: 5, Seconds: 4}},
 		{"through a relay", []string{"--relayed"}, bench.Options{Rounds: 5, Seconds: 4, Relayed: true}},
+		{"by a DNS resource", []string{"--dns"}, bench.Options{Rounds: 5, Seconds: 4, DNS: true}},
 		{
 			"everything", []string{"--relayed", "--rounds=2", "--seconds=0.5", "--tun-driver=auto", "--log-dir=logs"},
 			bench.Options{Rounds: 2, Seconds: 0.5, Relayed: true, TUNDriver: "auto", LogDir: "logs"},

@@ -8,8 +8,9 @@
 // resource address of its own that the client routes into its tunnel, so only
 // one of them works at any moment. Neither translates addresses.
 //
-// A relayed run compares the gateway with itself: the other way is that of a
-// second client, which reaches the gateway through a relay only.
+// Two runs compare the gateway with itself, by the ways of two clients: a relayed
+// run has one that reaches the gateway through a relay only, a DNS run one that
+// reaches the resource by a domain, through the gateway's address translation.
 package bench
 
 import (
@@ -26,6 +27,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	labnet "firezone-gateway/internal/lab/net"
+	"firezone-gateway/internal/lab/portal"
 	"firezone-gateway/internal/lab/relay"
 	"firezone-gateway/internal/lab/resource"
 )
@@ -37,9 +39,11 @@ type Options struct {
 	Plain     []string
 	Rounds    int
 	Seconds   float64 // of each direction of each round
-	// Relayed compares the gateway with itself, through a relay and directly.
-	// Plain is not used.
+	// Relayed and DNS compare the gateway with itself, so that Plain is not used:
+	// through a relay and directly, or by a DNS resource and by a CIDR resource.
+	// One excludes the other.
 	Relayed bool
+	DNS     bool
 	LogDir  string // for the daemon's log; "" keeps none
 	// Progress is told what happens, in words; nil for nobody.
 	Progress func(format string, args ...any)
@@ -52,6 +56,9 @@ const WarmUp = time.Second
 func Run(ctx context.Context, o Options) (Report, error) {
 	if o.Rounds < 1 || o.Seconds <= 0 {
 		return Report{}, errors.New("at least one round of some seconds is needed")
+	}
+	if o.Relayed && o.DNS {
+		return Report{}, errors.New("a relayed run and a DNS run are two runs")
 	}
 	if o.Progress == nil {
 		o.Progress = func(string, ...any) {}
@@ -76,6 +83,7 @@ type rig struct {
 	net     *labnet.TwoHop
 	ways    []way
 	relay   *relay.Server
+	files   []labnet.File  // that the daemon sees in the place of the system's
 	closers []func() error // in the order of their making
 }
 
@@ -84,7 +92,8 @@ type way struct {
 	name    string
 	client  labnet.Host // where the stream begins
 	relayed bool
-	target  netip.Addr
+	granted portal.Resource // what the client asks the gateway for, if it does
+	target  netip.Addr      // of the stream; follows from granted
 	process interface {
 		PID() int
 		Usage() (labnet.Usage, error)
@@ -115,14 +124,20 @@ func (r *rig) build(ctx context.Context) (err error) {
 		}
 		r.closers = append(r.closers, server.Close)
 	}
-	if r.options.Relayed {
+	switch {
+	case r.options.Relayed:
 		return r.buildRelayed(ctx)
+	case r.options.DNS:
+		return r.buildDNS(ctx)
+	}
+	// The relay has the client's address, so that a path to the middle is
+	// certainly direct.
+	ours := way{name: "firezone-gateway", client: r.net.Client, granted: byAddress}
+	if err := r.addGateway(ctx, r.net.Middle, r.net.Client, ours); err != nil {
+		return err
 	}
 	if err := r.addPlain(ctx); err != nil {
 		return fmt.Errorf("plain WireGuard: %w", err)
-	}
-	if err := r.addGateway(ctx); err != nil {
-		return fmt.Errorf("gateway: %w", err)
 	}
 	return nil
 }
@@ -196,23 +211,19 @@ func (r *rig) sample(ctx context.Context, w way, d resource.Direction) (Sample, 
 		return Sample{}, err
 	}
 	forwarded := r.forwarded(d)
-	begin := time.Now()
-	bits, err := r.stream(ctx, w, d, time.Duration(r.options.Seconds*float64(time.Second)))
+	stream, err := r.stream(ctx, w, d, time.Duration(r.options.Seconds*float64(time.Second)))
 	if err != nil {
 		return Sample{}, err
 	}
-	elapsed := time.Since(begin).Seconds()
 	after, err := w.process.Usage()
 	if err != nil {
 		return Sample{}, err
 	}
 	s := Sample{
-		Gigabits: bits / 1e9, Seconds: elapsed, CPUSeconds: (after.CPU - before.CPU).Seconds(),
+		Gigabits: stream.BitsPerSecond() / 1e9, Bytes: uint64(stream.Bytes), Seconds: stream.Elapsed.Seconds(), CPUSeconds: (after.CPU - before.CPU).Seconds(),
 		PeakRSS: after.PeakRSS, peakBefore: before.PeakRSS, Forwarded: r.forwarded(d) - forwarded,
 	}
-	// A stream lasts no less than was asked for, and elapsed is more: it counts
-	// the time to connect.
-	return s, w.checkPath(bits/8*r.options.Seconds, s.Forwarded)
+	return s, w.checkPath(s.Bytes, s.Forwarded)
 }
 
 // resetPeak makes the peak of a process's resident memory begin anew
@@ -224,7 +235,7 @@ func resetPeak(pid int) error {
 	return nil
 }
 
-func (r *rig) stream(ctx context.Context, w way, d resource.Direction, duration time.Duration) (float64, error) {
+func (r *rig) stream(ctx context.Context, w way, d resource.Direction, duration time.Duration) (resource.Throughput, error) {
 	ctx, cancel := context.WithTimeout(ctx, duration+10*time.Second)
 	defer cancel()
 	defer endWith(w.process.Done(), cancel)()

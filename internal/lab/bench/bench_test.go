@@ -19,6 +19,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"firezone-gateway/internal/lab/client"
 	"firezone-gateway/internal/lab/gateway"
 	labnet "firezone-gateway/internal/lab/net"
 	"firezone-gateway/internal/lab/resource"
@@ -121,12 +122,13 @@ func options(t *testing.T) Options {
 
 func TestRunMeasuresBothWays(t *testing.T) {
 	for _, c := range []struct {
-		name    string
-		relayed bool
-		ways    [2]string
+		name         string
+		relayed, dns bool
+		ways         [2]string
 	}{
-		{"the gateway and plain WireGuard", false, [2]string{"firezone-gateway", "plain WireGuard"}},
-		{"through a relay and directly", true, [2]string{"relayed", "direct"}},
+		{"the gateway and plain WireGuard", false, false, [2]string{"firezone-gateway", "plain WireGuard"}},
+		{"through a relay and directly", true, false, [2]string{"relayed", "direct"}},
+		{"by a DNS resource and by a CIDR resource", false, true, [2]string{"DNS resource", "CIDR resource"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			needNamespaces(t)
@@ -134,8 +136,8 @@ func TestRunMeasuresBothWays(t *testing.T) {
 				t.Skip("throughput under the race detector says nothing")
 			}
 			o := options(t)
-			o.Relayed, o.Rounds, o.LogDir = c.relayed, 2, t.TempDir()
-			if c.relayed {
+			o.Relayed, o.DNS, o.Rounds, o.LogDir = c.relayed, c.dns, 2, t.TempDir()
+			if c.relayed || c.dns {
 				o.Plain = nil
 			}
 			report, err := Run(t.Context(), o)
@@ -177,6 +179,30 @@ func wantMeasured(t *testing.T, report Report, ways [2]string) {
 	}
 }
 
+func TestADNSRunNeedsTheTranslationOnOneWayOnly(t *testing.T) {
+	needNamespaces(t)
+	o := options(t)
+	o.DNS = true
+	r, err := newRig(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := r.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if len(r.ways) != 2 || !client.ProxyRanges[0].Contains(r.ways[0].target) || r.ways[1].target != throughGateway {
+		t.Fatalf("ways are %+v", r.ways)
+	}
+	// Only the gateway's translation leads from a proxy address to the resource.
+	for _, w := range r.ways {
+		if got, err := r.stream(t.Context(), w, resource.ToResource, time.Millisecond); err != nil || got.Bytes == 0 {
+			t.Errorf("%s: %d bytes arrive, error %v", w.name, got.Bytes, err)
+		}
+	}
+}
+
 // The only way from the detour's client to the middle leads through a program
 // at the relay's host.
 func TestTheDetourForwardsNothing(t *testing.T) {
@@ -199,7 +225,7 @@ func TestTheDetourForwardsNothing(t *testing.T) {
 		_ = conn.SetReadDeadline(time.Now().Add(startPatience))
 		return conn
 	}
-	relay, client, direct := at(d.relay, d.relay.IPv4), at(d.client, d.client.IPv4), at(network.Client, network.Client.IPv4)
+	relay, relayed, direct := at(d.relay, d.relay.IPv4), at(d.client, d.client.IPv4), at(network.Client, network.Client.IPv4)
 	buffer := make([]byte, 16)
 	for _, address := range []netip.Addr{middleToRelay.Addr(), network.Middle.IPv4} {
 		middle := at(network.Middle, address)
@@ -207,7 +233,7 @@ func TestTheDetourForwardsNothing(t *testing.T) {
 		for _, send := range []struct {
 			from *net.UDPConn
 			text string
-		}{{client, "blocked"}, {relay, "relayed"}} {
+		}{{relayed, "blocked"}, {relay, "relayed"}} {
 			if _, err := send.from.WriteToUDPAddrPort([]byte(send.text), to); err != nil && send.from == relay {
 				t.Fatal(err)
 			}
@@ -217,7 +243,7 @@ func TestTheDetourForwardsNothing(t *testing.T) {
 		}
 	}
 	// The relay's host is there for all three.
-	for _, from := range []*net.UDPConn{client, direct} {
+	for _, from := range []*net.UDPConn{relayed, direct} {
 		if _, err := from.WriteToUDPAddrPort([]byte("hello"), relay.LocalAddr().(*net.UDPAddr).AddrPort()); err != nil {
 			t.Fatal(err)
 		}
@@ -232,7 +258,7 @@ func TestStreamsHaveToGoTheirWay(t *testing.T) {
 	for _, c := range []struct {
 		name      string
 		relayed   bool
-		stream    float64
+		stream    uint64
 		forwarded uint64
 		ok        bool
 	}{
@@ -262,6 +288,9 @@ func TestRunFailsAndCleansUp(t *testing.T) {
 		"without time":                   func(o *Options) { o.Seconds = 0 },
 		"relayed, without a gateway":     func(o *Options) { o.Gateway, o.Relayed = "/nonexistent", true },
 		"relayed, a gateway that ends":   func(o *Options) { o.Gateway, o.Relayed = "/bin/true", true },
+		"DNS, without a gateway":         func(o *Options) { o.Gateway, o.DNS = "/nonexistent", true },
+		"DNS, a gateway that ends":       func(o *Options) { o.Gateway, o.DNS = "/bin/true", true },
+		"relayed and DNS at once":        func(o *Options) { o.Relayed, o.DNS = true, true },
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := options(t)
@@ -296,9 +325,9 @@ func TestPlainRefusesABadConfiguration(t *testing.T) {
 func TestReportFollowsFromItsRounds(t *testing.T) {
 	r := newReport(Options{Seconds: 2}, []way{{name: "ours"}, {name: "theirs"}})
 	for _, gigabits := range []float64{3, 9, 4} {
-		r.add(0, resource.ToResource, Sample{Gigabits: gigabits, Seconds: 2, CPUSeconds: 1, PeakRSS: uint64(gigabits) << 20, peakBefore: 18 << 20})
-		r.add(0, resource.FromResource, Sample{Gigabits: 1, Seconds: 2, CPUSeconds: 0})
-		r.add(1, resource.ToResource, Sample{Gigabits: 2, Seconds: 2, CPUSeconds: 1})
+		r.add(0, resource.ToResource, Sample{Gigabits: gigabits, Bytes: uint64(gigabits * 2 / 8 * 1e9), Seconds: 2, CPUSeconds: 1, PeakRSS: uint64(gigabits) << 20, peakBefore: 18 << 20})
+		r.add(0, resource.FromResource, Sample{Gigabits: 1, Bytes: 250e6, Seconds: 2, CPUSeconds: 0})
+		r.add(1, resource.ToResource, Sample{Gigabits: 2, Bytes: 500e6, Seconds: 2, CPUSeconds: 1})
 		r.add(1, resource.FromResource, Sample{Gigabits: 0, Seconds: 2, CPUSeconds: 1})
 	}
 	r.finish()
@@ -330,8 +359,8 @@ func TestReportOfARelayedRun(t *testing.T) {
 	r := newReport(Options{Seconds: 2, Relayed: true}, []way{{name: relayedWay, relayed: true}, {name: "direct"}})
 	for range 2 {
 		for _, d := range directions {
-			r.add(0, d, Sample{Gigabits: 1.5, Seconds: 2, CPUSeconds: 1, PeakRSS: 20 << 20, Forwarded: 400e6})
-			r.add(1, d, Sample{Gigabits: 2, Seconds: 2, CPUSeconds: 1, PeakRSS: 30 << 20, Forwarded: 1e5})
+			r.add(0, d, Sample{Gigabits: 1.5, Bytes: 375e6, Seconds: 2, CPUSeconds: 1, PeakRSS: 20 << 20, Forwarded: 400e6})
+			r.add(1, d, Sample{Gigabits: 2, Bytes: 500e6, Seconds: 2, CPUSeconds: 1, PeakRSS: 30 << 20, Forwarded: 1e5})
 		}
 	}
 	r.finish()
@@ -346,10 +375,33 @@ func TestReportOfARelayedRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`"ratio_to_resource":{"medians":0.75,`, `"name":"relayed"`, `"relay_bytes":800000000`, `"peak_rss_bytes":31457280`, `"cpu_seconds":2`} {
+	for _, want := range []string{`"ratio_to_resource":{"medians":0.75,`, `"name":"relayed"`, `"relay_bytes":800000000`, `"peak_rss_bytes":31457280`, `"cpu_seconds":2`, `"bytes":375000000`} {
 		if !bytes.Contains(encoded, []byte(want)) {
 			t.Errorf("%s is missing in %s", want, encoded)
 		}
+	}
+}
+
+func TestReportOfADNSRun(t *testing.T) {
+	r := newReport(Options{Seconds: 0.5, DNS: true}, []way{{name: "DNS resource"}, {name: "CIDR resource"}})
+	for i := range columns + 1 {
+		for _, d := range directions {
+			r.add(0, d, Sample{Gigabits: 1.5 + float64(i), Bytes: 90e6, Seconds: 0.5, CPUSeconds: 0.2, PeakRSS: 20 << 20})
+			r.add(1, d, Sample{Gigabits: 1.5 + float64(i), Bytes: 100e6, Seconds: 0.5, CPUSeconds: 0.2, PeakRSS: 30 << 20})
+		}
+	}
+	r.finish()
+	wantText(t, r, []string{
+		"lowest  highest  median", "DNS resource, to the resource    1.50     9.50    5.50", "CIDR resource, from the resource", "ratio DNS resource / CIDR resource",
+		"1.00 of the medians, 1.00 median of the rounds, 0.90 in Gbit per CPU second", "peak resident memory of the gateway: 30.0 MiB",
+	}, []string{"round 1", "relay", "memory of DNS", "memory of CIDR"})
+	encoded, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// All the rounds are in what programs read.
+	if got := bytes.Count(encoded, []byte(`"gbit_per_second"`)); got != 4*(columns+1) {
+		t.Errorf("%d samples in %s", got, encoded)
 	}
 }
 

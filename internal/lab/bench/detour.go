@@ -71,32 +71,9 @@ func (r *rig) buildRelayed(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("detour: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, startPatience)
-	defer cancel()
-	server, err := r.startPortal(d.relay, d.relay)
-	if err != nil {
-		return err
-	}
-	daemon, err := r.startGateway(server)
-	if err != nil {
-		return err
-	}
-	defer endWith(daemon.Done(), cancel)()
-	granted, err := offer(ctx, server)
-	if err != nil {
-		return explained(err, daemon)
-	}
-	for _, w := range []way{
-		{name: relayedWay, client: d.client, relayed: true},
-		{name: "direct", client: r.net.Client},
-	} {
-		w.target, w.process = throughGateway, daemon
-		if err := r.connectClient(ctx, server, granted, w); err != nil {
-			return explained(fmt.Errorf("%s: %w", w.name, err), daemon)
-		}
-		r.ways = append(r.ways, w)
-	}
-	return nil
+	return r.addGateway(ctx, d.relay, d.relay,
+		way{name: relayedWay, client: d.client, relayed: true, granted: byAddress},
+		way{name: "direct", client: r.net.Client, granted: byAddress})
 }
 
 const relayedWay = "relayed"
@@ -119,13 +96,11 @@ func (r *rig) forwarded(d resource.Direction) uint64 {
 // TCP window.
 const leftover = 8 << 20
 
-// checkPath holds that a stream of at least so many bytes went the way it
-// should. What the relay forwards beside a direct stream is connectivity checks
+// checkPath holds that a stream of so many bytes went the way it should. What the relay forwards beside a direct stream is connectivity checks
 // and the end of the stream before.
-func (w way) checkPath(stream float64, forwarded uint64) error {
-	switch passed := float64(forwarded); {
-	case w.relayed && passed < stream, !w.relayed && passed > stream/2+leftover:
-		return fmt.Errorf("the relay forwarded %d bytes during a %s stream of %.0f", forwarded, w.kind(), stream)
+func (w way) checkPath(stream, forwarded uint64) error {
+	if w.relayed && forwarded < stream || !w.relayed && forwarded > stream/2+leftover {
+		return fmt.Errorf("the relay forwarded %d bytes during a %s stream of %d", forwarded, w.kind(), stream)
 	}
 	return nil
 }

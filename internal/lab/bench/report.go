@@ -14,9 +14,10 @@ import (
 // Sample is one direction of one round.
 type Sample struct {
 	Gigabits   float64 `json:"gbit_per_second"` // that arrived
-	Seconds    float64 `json:"seconds"`
-	CPUSeconds float64 `json:"cpu_seconds"`    // of the process in the middle
-	PeakRSS    uint64  `json:"peak_rss_bytes"` // while it lasted
+	Bytes      uint64  `json:"bytes"`           // the same
+	Seconds    float64 `json:"seconds"`         // that the stream lasted
+	CPUSeconds float64 `json:"cpu_seconds"`     // of the process in the middle
+	PeakRSS    uint64  `json:"peak_rss_bytes"`  // while it lasted
 	peakBefore uint64  // since the sample before
 	// Forwarded is the payload that the relay moved in the stream's direction:
 	// the stream and what WireGuard and TCP add to it.
@@ -41,14 +42,15 @@ type Way struct {
 	PeakRSS uint64 `json:"peak_rss_bytes"` // from the start of its process on
 }
 
-// Report is what came of a run. The first way is the gateway, or the gateway
-// through the relay.
+// Report is what came of a run. The first way is the gateway, or what costs more
+// where it is compared with itself: through the relay, or by a DNS resource.
 type Report struct {
 	Processors int     `json:"processors"`
 	Seconds    float64 `json:"seconds"` // asked for, of each direction of each round
 	Ways       []Way   `json:"ways"`
 	To         Ratio   `json:"ratio_to_resource"`
 	From       Ratio   `json:"ratio_from_resource"`
+	oneProcess bool    // in the middle, for both ways
 }
 
 // Ratio is the first way's figure over the second's, in one direction.
@@ -61,7 +63,7 @@ type Ratio struct {
 }
 
 func newReport(o Options, ways []way) Report {
-	r := Report{Processors: runtime.NumCPU(), Seconds: o.Seconds}
+	r := Report{Processors: runtime.NumCPU(), Seconds: o.Seconds, oneProcess: o.Relayed || o.DNS}
 	for _, w := range ways {
 		r.Ways = append(r.Ways, Way{Name: w.name})
 	}
@@ -105,44 +107,66 @@ func ratio(a, b Series) Ratio {
 }
 
 func (s *Series) finish() {
-	var rates []float64
-	var gigabits float64
+	var bytes uint64
 	s.CPUSeconds, s.PeakRSS, s.Forwarded = 0, 0, 0
 	for _, sample := range s.Rounds {
-		rates = append(rates, sample.Gigabits)
-		gigabits += sample.Gigabits * sample.Seconds
+		bytes += sample.Bytes
 		s.CPUSeconds += sample.CPUSeconds
 		s.PeakRSS = max(s.PeakRSS, sample.PeakRSS)
 		s.Forwarded += sample.Forwarded
 	}
-	s.Median = median(rates)
-	s.PerCPU = quotient(gigabits, s.CPUSeconds)
+	s.Median = median(s.rates())
+	s.PerCPU = quotient(float64(bytes)*8/1e9, s.CPUSeconds)
+}
+
+func (s *Series) rates() []float64 {
+	var rates []float64
+	for _, sample := range s.Rounds {
+		rates = append(rates, sample.Gigabits)
+	}
+	return rates
+}
+
+// columns is how many rounds the text shows one by one. Of more it shows the
+// lowest and the highest rate.
+const columns = 8
+
+func (s *Series) shown() []float64 {
+	rates := s.rates()
+	if len(rates) <= columns {
+		return rates
+	}
+	return []float64{slices.Min(rates), slices.Max(rates)}
 }
 
 // Write prints the report as text.
 func (r Report) Write(w io.Writer) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(table, "one TCP stream, Gbit/s\t")
-	rounds := 0
-	if len(r.Ways) > 0 {
-		rounds = len(r.Ways[0].To.Rounds)
-	}
 	relayed := func(column string) string {
 		if r.forwards() {
 			return column
 		}
 		return ""
 	}
-	for i := range rounds {
-		fmt.Fprintf(table, "round %d\t", i+1)
+	rounds := 0
+	if len(r.Ways) > 0 {
+		rounds = len(r.Ways[0].To.Rounds)
+	}
+	if rounds > columns {
+		fmt.Fprint(table, "lowest\thighest\t")
+	} else {
+		for i := range rounds {
+			fmt.Fprintf(table, "round %d\t", i+1)
+		}
 	}
 	fmt.Fprintln(table, "median\tCPU s\tGbit/CPU-s\tpeak MiB\t"+relayed("relay MB\t"))
 	for _, d := range directions {
 		for i := range r.Ways {
 			series := r.Ways[i].series(d)
 			fmt.Fprintf(table, "%s, %v\t", r.Ways[i].Name, d)
-			for _, sample := range series.Rounds {
-				fmt.Fprintf(table, "%.2f\t", sample.Gigabits)
+			for _, gigabits := range series.shown() {
+				fmt.Fprintf(table, "%.2f\t", gigabits)
 			}
 			fmt.Fprintf(table, "%.2f\t%.2f\t%.2f\t%.1f\t", series.Median, series.CPUSeconds, series.PerCPU, mebibytes(series.PeakRSS))
 			fmt.Fprintln(table, relayed(fmt.Sprintf("%.1f\t", float64(series.Forwarded)/1e6)))
@@ -166,10 +190,9 @@ func (r Report) Write(w io.Writer) error {
 	return err
 }
 
-// writeMemory prints the peaks since the start: in a relayed run, both ways are
-// of one process.
+// writeMemory prints the peaks since the start.
 func (r Report) writeMemory(w io.Writer) {
-	if r.forwards() {
+	if r.oneProcess {
 		peak := slices.MaxFunc(r.Ways, func(a, b Way) int { return cmp.Compare(a.PeakRSS, b.PeakRSS) }).PeakRSS
 		fmt.Fprintf(w, "peak resident memory of the gateway: %.1f MiB\n", mebibytes(peak))
 		return

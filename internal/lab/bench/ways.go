@@ -79,13 +79,15 @@ func (r *rig) addPlain(ctx context.Context) error {
 	return nil
 }
 
-// addGateway starts a portal, a relay, the daemon, and a client with access.
-func (r *rig) addGateway(ctx context.Context) error {
+// byAddress is the resource as most runs grant it.
+var byAddress = portal.Resource{Type: portal.CIDR, Name: "bench", Address: throughGateway.String()}
+
+// addGateway starts a portal on one host and a relay on another, the daemon in
+// the middle, and for each way a client with access to its resource.
+func (r *rig) addGateway(ctx context.Context, portalAt, relayAt labnet.Host, ways ...way) error {
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
-	// The relay has the client's address, so that a path to the middle is
-	// certainly direct.
-	server, err := r.startPortal(r.net.Middle, r.net.Client)
+	server, err := r.startPortal(portalAt, relayAt)
 	if err != nil {
 		return err
 	}
@@ -94,15 +96,18 @@ func (r *rig) addGateway(ctx context.Context) error {
 		return err
 	}
 	defer endWith(daemon.Done(), cancel)()
-	w := way{name: "firezone-gateway", client: r.net.Client, target: throughGateway, process: daemon}
-	granted, err := offer(ctx, server)
-	if err == nil {
-		err = r.connectClient(ctx, server, granted, w)
+	if _, err := server.WaitEvent(ctx, 0, func(e portal.Event) bool {
+		return e.Kind == portal.PeerJoined && e.Role == portal.Gateway
+	}); err != nil {
+		return explained(fmt.Errorf("gateway did not join the portal: %w", err), daemon)
 	}
-	if err != nil {
-		return explained(err, daemon)
+	for _, w := range ways {
+		w.process = daemon
+		if w.target, err = r.connectClient(ctx, server, w); err != nil {
+			return explained(fmt.Errorf("%s: %w", w.name, err), daemon)
+		}
+		r.ways = append(r.ways, w)
 	}
-	r.ways = append([]way{w}, r.ways...)
 	return nil
 }
 
@@ -133,7 +138,7 @@ func (r *rig) startGateway(server *portal.Server) (*gateway.Gateway, error) {
 	}
 	daemon, err := gateway.Start(r.net.Middle.Namespace, gateway.Options{
 		Binary: r.options.Gateway, Portal: server.URL(), Token: "bench", ID: "bench-gateway", Name: "bench",
-		TUNDriver: r.options.TUNDriver, Log: log,
+		TUNDriver: r.options.TUNDriver, Log: log, Files: r.files,
 	})
 	if err != nil {
 		return nil, err
@@ -148,39 +153,49 @@ func (r *rig) startGateway(server *portal.Server) (*gateway.Gateway, error) {
 	return daemon, nil
 }
 
-// offer waits for the gateway and lets everybody use the resource behind it.
-func offer(ctx context.Context, server *portal.Server) (portal.Resource, error) {
-	if _, err := server.WaitEvent(ctx, 0, func(e portal.Event) bool {
-		return e.Kind == portal.PeerJoined && e.Role == portal.Gateway
-	}); err != nil {
-		return portal.Resource{}, fmt.Errorf("did not join the portal: %w", err)
-	}
-	granted, err := server.AddResource(portal.Resource{Type: portal.CIDR, Name: "bench", Address: throughGateway.String()})
+// connectClient starts the client of w with access to its resource, holds that
+// the path is of the kind that w is about, and returns the address of the resource
+// for the client.
+func (r *rig) connectClient(ctx context.Context, server *portal.Server, w way) (target netip.Addr, err error) {
+	name := "bench-" + w.name
+	granted, err := server.AddResource(w.granted)
 	if err != nil {
-		return granted, err
+		return target, err
 	}
-	return granted, server.Grant("", granted.ID, 24*time.Hour)
-}
-
-// connectClient gives the client's host of w access to the resource and holds
-// that the path is of the kind that w is about.
-func (r *rig) connectClient(ctx context.Context, server *portal.Server, granted portal.Resource, w way) error {
-	name := "bench-" + w.client.Name()
+	if err := server.Grant(name, granted.ID, 24*time.Hour); err != nil {
+		return target, err
+	}
 	c, err := client.Connect(ctx, client.Config{
 		Portal: server.URL(), Token: "bench", ID: name, Name: name,
-		Namespace: w.client.Namespace, Addresses: []netip.Addr{w.client.IPv4},
+		Namespace: w.client.Namespace, Addresses: []netip.Addr{w.client.IPv4}, TUNName: fmt.Sprintf("tun-client%d", len(r.ways)),
 	})
 	if err != nil {
-		return err
+		return target, err
 	}
 	r.closers = append(r.closers, c.Close)
-	if err := c.Access(ctx, granted.ID, host(throughGateway)); err != nil {
-		return err
+	if target, err = access(ctx, c, granted); err != nil {
+		return target, err
 	}
 	if to, relayed, ok := c.Path(); !ok || relayed != w.relayed {
-		return fmt.Errorf("path to %v is not %s", to, w.kind())
+		return target, fmt.Errorf("path to %v is not %s", to, w.kind())
 	}
-	return nil
+	return target, nil
+}
+
+// access asks for a resource and returns its address, or a proxy address of its
+// domain.
+func access(ctx context.Context, c *client.Client, granted portal.Resource) (netip.Addr, error) {
+	if granted.Type != portal.DNS {
+		return throughGateway, c.Access(ctx, granted.ID, host(throughGateway))
+	}
+	proxies, active, err := c.AccessDomain(ctx, granted.ID, granted.Address)
+	switch {
+	case err != nil:
+		return netip.Addr{}, err
+	case !active:
+		return netip.Addr{}, fmt.Errorf("%s is not served", granted.Address)
+	}
+	return proxies[0], nil
 }
 
 func (w way) kind() string {

@@ -201,12 +201,12 @@ func BenchmarkTCP(b *testing.B) {
 			}
 			defer server.Close()
 			for b.Loop() {
-				rate, err := resource.TCPThroughput(b.Context(), d.Clients[0].Host,
+				stream, err := resource.TCPThroughput(b.Context(), d.Clients[0].Host,
 					netip.AddrPortFrom(d.Portal.IPv4, resource.DefaultPorts.Sink), resource.ToResource, time.Second)
 				if err != nil {
 					b.Fatal(err)
 				}
-				b.ReportMetric(rate/1e6, "Mbit/s")
+				b.ReportMetric(stream.BitsPerSecond()/1e6, "Mbit/s")
 			}
 		})
 	}

@@ -135,11 +135,16 @@ func TestTCPThroughputCountsWhatArrived(t *testing.T) {
 	}
 	for direction, port := range ports {
 		at := netip.AddrPortFrom(server.Address(), port)
-		rate, err := resource.TCPThroughput(t.Context(), host{}, at, direction, 200*time.Millisecond)
-		if err != nil || rate < 10e6 {
-			t.Errorf("%v: %.0f bit/s over loopback, error %v", direction, rate, err)
+		const asked = 200 * time.Millisecond
+		begin := time.Now()
+		got, err := resource.TCPThroughput(t.Context(), host{}, at, direction, asked)
+		if err != nil || got.BitsPerSecond() < 10e6 {
+			t.Errorf("%v: %.0f bit/s over loopback, error %v", direction, got.BitsPerSecond(), err)
 		}
-		t.Logf("%v: %.1f Gbit/s", direction, rate/1e9)
+		if took := time.Since(begin); got.Elapsed < asked || got.Elapsed > took {
+			t.Errorf("%v: %v of %v were the stream's, which was to last %v", direction, got.Elapsed, took, asked)
+		}
+		t.Logf("%v: %.1f Gbit/s", direction, got.BitsPerSecond()/1e9)
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		if _, err := resource.TCPThroughput(ctx, host{}, at, direction, time.Hour); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%v past the deadline: %v", direction, err)

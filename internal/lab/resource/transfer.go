@@ -96,19 +96,29 @@ func (d Direction) String() string {
 	return "from the resource"
 }
 
-// TCPThroughput measures one TCP stream for about the given duration and
-// returns the bits per second that arrived, at the sink for ToResource and
-// here for FromResource. The server is the port of the sink or the source.
-func TCPThroughput(ctx context.Context, n Network, server netip.AddrPort, d Direction, duration time.Duration) (float64, error) {
+// Throughput is what a TCPThroughput measured.
+type Throughput struct {
+	Bytes   int64         // that arrived
+	Elapsed time.Duration // from the connection on
+}
+
+// BitsPerSecond returns the rate of the stream.
+func (t Throughput) BitsPerSecond() float64 { return float64(t.Bytes) * 8 / t.Elapsed.Seconds() }
+
+// TCPThroughput measures one TCP stream for about the given duration: what
+// arrived of it, at the sink for ToResource and here for FromResource, and how
+// long that took, without the time to connect. The server is the port of the
+// sink or the source.
+func TCPThroughput(ctx context.Context, n Network, server netip.AddrPort, d Direction, duration time.Duration) (Throughput, error) {
 	conn, err := n.DialContext(ctx, "tcp", server.String())
 	if err != nil {
-		return 0, fmt.Errorf("throughput %v: %w", d, err)
+		return Throughput{}, fmt.Errorf("throughput %v: %w", d, err)
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 
 	begin := time.Now()
-	var bytes uint64
+	var bytes int64
 	if d == ToResource {
 		bytes, err = fill(conn, begin.Add(duration))
 	} else {
@@ -118,13 +128,13 @@ func TCPThroughput(ctx context.Context, n Network, server netip.AddrPort, d Dire
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return 0, fmt.Errorf("throughput %v: %w", d, err)
+		return Throughput{}, fmt.Errorf("throughput %v: %w", d, err)
 	}
-	return float64(bytes) * 8 / time.Since(begin).Seconds(), nil
+	return Throughput{Bytes: bytes, Elapsed: time.Since(begin)}, nil
 }
 
 // fill writes until the deadline, then asks the sink how much arrived.
-func fill(conn net.Conn, until time.Time) (uint64, error) {
+func fill(conn net.Conn, until time.Time) (int64, error) {
 	zeroes := make([]byte, chunk)
 	for time.Now().Before(until) {
 		if _, err := conn.Write(zeroes); err != nil {
@@ -140,11 +150,11 @@ func fill(conn net.Conn, until time.Time) (uint64, error) {
 	}
 	var count [8]byte
 	_, err := io.ReadFull(conn, count[:])
-	return binary.BigEndian.Uint64(count[:]), err
+	return int64(binary.BigEndian.Uint64(count[:])), err
 }
 
 // swallow reads until the deadline and returns how much it read.
-func swallow(conn net.Conn, until time.Time) (uint64, error) {
+func swallow(conn net.Conn, until time.Time) (int64, error) {
 	if err := conn.SetReadDeadline(until); err != nil {
 		return 0, err
 	}
@@ -153,7 +163,7 @@ func swallow(conn net.Conn, until time.Time) (uint64, error) {
 	case err == nil:
 		return 0, io.ErrUnexpectedEOF
 	case os.IsTimeout(err):
-		return uint64(n), nil
+		return n, nil
 	}
 	return 0, err
 }

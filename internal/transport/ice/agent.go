@@ -4,55 +4,57 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
-	"slices"
-
-	pion "github.com/pion/ice/v2"
+	"time"
 )
 
-// Agent is the controlled ICE agent of one client. Its methods return at once;
-// the work happens in a goroutine of the agent, in order, and changes that come
-// while it is busy are merged. All methods may be called concurrently, also
-// from the callbacks and after Close.
+// Agent is the controlled ICE agent of one client. It has no goroutine: the Mux
+// gives it messages and time. All methods return at once and may be called
+// concurrently, also from the callbacks and after Close.
 type Agent interface {
 	// AddRemote adds a candidate of the client. Known ones are ignored, and so
 	// are new ones when there are MaxRemotes already.
 	AddRemote(Candidate)
-	// RemoveRemote removes the candidate with the same Key. Requests from its
-	// address are ignored from then on, until it is added again.
+	// RemoveRemote removes the candidate with the same Key, and at once all pairs
+	// with its address. Requests from there are ignored from then on, until it is
+	// added again.
 	RemoveRemote(Candidate)
-	// SetLocals replaces the local addresses. The client notices nothing but a
-	// few milliseconds without answers (transport §7.3).
-	SetLocals([]netip.AddrPort)
-	// Close ends the agent. No callback begins after it.
+	// SetLocals replaces our candidates. Pairs of those that stay are not
+	// touched, those of the others end at once.
+	SetLocals([]Candidate)
+	// Close ends the agent.
 	Close()
-	// Done is closed when everything of the agent has ended.
+	// Done is closed by Close. One callback that was due already may be running
+	// then.
 	Done() <-chan struct{}
 }
 
 // MaxRemotes is how many candidates of a client are kept (transport §2.7).
 const MaxRemotes = 100
 
-// maxLocals bounds the addresses of one agent; there are two hosts and two
-// relayed addresses at most in the normal case (transport §2.3).
-const maxLocals = 16
-
 // Config describes one agent. The credentials are those of the authorization,
 // verbatim (T-11).
 type Config struct {
 	LocalUfrag, LocalPwd   string
 	RemoteUfrag, RemotePwd string
-	// Locals are the host addresses, and the relayed addresses of the
-	// connection's relay.
-	Locals []netip.AddrPort
+	// Locals are our candidates with the priorities that the client was told: the
+	// host addresses, and the relayed addresses of the connection's relay.
+	// Server-reflexive ones may be among them and are passed over, because checks
+	// leave from their base.
+	Locals []Candidate
 	Mux    *Mux
-	// Logger gets what the ICE library says. It never says above debug what a
-	// client can provoke.
+	// Logger gets the changes of state and path at debug level; nil discards them.
 	Logger *slog.Logger
-	// OnState and OnSelected report what the library believes; either may be
-	// nil. They are called one at a time each, from goroutines of the library.
-	// The data path must not depend on them: it follows WireGuard.
-	OnState    func(State)
-	OnSelected func(local, remote netip.AddrPort)
+	// OnState gets the state when it changes, OnBest the best pair: the one of the
+	// highest priority among those that the client nominated and that are alive.
+	// As long as no pair is, the last one stays the best. Either may be nil. They
+	// are called one at a time, in order, from the goroutine of the Mux that
+	// serves all agents, so they must not wait for anything.
+	OnState func(State)
+	OnBest  func(local, remote netip.AddrPort)
+	// LastData returns when an inner packet passed last, in either direction; nil
+	// stands for never. After 20 s without one a connection is idle and causes one
+	// check in 25 s at most (T-35).
+	LastData func() time.Time
 }
 
 // LogValue hides the passwords.
@@ -64,9 +66,10 @@ func (c Config) String() string { return "ice agent " + c.LocalUfrag }
 // State is the state of an agent.
 type State uint8
 
-// The states. A failed agent answers nothing any more; it fails when nothing was
-// heard on the selected pair for more than ten minutes. Replace it, or leave it
-// to the next SetLocals or RemoveRemote, which restart it.
+// The states. An agent is connected once a check of ours was answered or the
+// client nominated a pair, disconnected when the client was not heard for a
+// minute, and failed after eleven minutes. A failed agent sends no checks but
+// answers as ever, and the client's next check or candidate ends the state.
 const (
 	StateChecking State = iota
 	StateConnected
@@ -79,48 +82,29 @@ func (s State) String() string {
 	return [...]string{"checking", "connected", "disconnected", "failed"}[s]
 }
 
+// Least and greatest lengths of credentials. The least are the 24 and 128 bits
+// of randomness that RFC 8445 §5.3 demands, at eight bits a character.
+const (
+	minUfrag = 3
+	minPwd   = 16
+	maxCred  = 255
+)
+
+var errCredentials = errors.New("ice: unusable credentials")
+
 // New starts an agent. Its requests are routed to it when New returns, instead
 // of to an older agent with the same credentials. Errors come from unusable
 // credentials.
 func New(cfg Config) (Agent, error) {
-	if cfg.LocalUfrag == "" || cfg.LocalPwd == "" || cfg.RemoteUfrag == "" || cfg.RemotePwd == "" {
-		return nil, errors.New("ice: credentials are missing")
-	}
-	return newAgent(cfg)
-}
-
-func stateOf(s pion.ConnectionState) (State, bool) {
-	switch s {
-	case pion.ConnectionStateChecking:
-		return StateChecking, true
-	case pion.ConnectionStateConnected, pion.ConnectionStateCompleted:
-		return StateConnected, true
-	case pion.ConnectionStateDisconnected:
-		return StateDisconnected, true
-	case pion.ConnectionStateFailed:
-		return StateFailed, true
-	}
-	return 0, false
-}
-
-// normalise returns the usable addresses of list, each once.
-func normalise(list []netip.AddrPort) []netip.AddrPort {
-	var out []netip.AddrPort
-	for _, a := range list {
-		if a = unmap(a); Usable(a) && !slices.Contains(out, a) && len(out) < maxLocals {
-			out = append(out, a)
+	for _, ufrag := range []string{cfg.LocalUfrag, cfg.RemoteUfrag} {
+		if len(ufrag) < minUfrag || len(ufrag) > maxCred {
+			return nil, errCredentials
 		}
 	}
-	return out
-}
-
-// remotes is the ordered set of a client's candidates.
-type remotes []Candidate
-
-func (r remotes) index(k Key) int {
-	return slices.IndexFunc(r, func(c Candidate) bool { return c.Key() == k })
-}
-
-func (r remotes) hasAddr(a netip.AddrPort) bool {
-	return slices.ContainsFunc(r, func(c Candidate) bool { return c.Addr == a })
+	for _, pwd := range []string{cfg.LocalPwd, cfg.RemotePwd} {
+		if len(pwd) < minPwd || len(pwd) > maxCred {
+			return nil, errCredentials
+		}
+	}
+	return newAgent(cfg), nil
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	pion "github.com/pion/ice/v2"
+	"github.com/pion/logging"
 	"github.com/pion/stun"
 	stunlib "github.com/pion/stun/v3"
 	"go.uber.org/goleak"
@@ -31,7 +32,7 @@ func TestConnectsToAControllingAgent(t *testing.T) {
 	p.add(w.legs[0], 1)
 	p.dial()
 	w.states.wait(t, StateConnected)
-	w.selected.wait(t, pair{w.legs[0], p.addr})
+	w.bests.wait(t, way{w.legs[0], p.addr})
 	w.noDrops()
 	w.close(a, p)
 }
@@ -44,7 +45,7 @@ func TestALateCandidateOfTheClientIsPunched(t *testing.T) {
 	a.AddRemote(p.candidate(Host))
 	p.add(w.legs[0], 1)
 	p.dial()
-	w.selected.wait(t, pair{w.legs[0], p.addr})
+	w.bests.wait(t, way{w.legs[0], p.addr})
 
 	late := w.socket()
 	defer late.Close()
@@ -72,47 +73,9 @@ func TestALateCandidateOfTheClientIsPunched(t *testing.T) {
 		if err := stun.Fingerprint.Check(m); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := late.WriteTo(response(buf[:n], clientPwd), from); err != nil {
-			t.Fatal(err)
-		}
 	}
 	w.noDrops()
 	w.close(a, p)
-}
-
-func TestT17PunchingFollowsTheSchedule(t *testing.T) {
-	out := &recorder{}
-	m, _ := newTestMux(t, out)
-	v, _ := newTestView(m, func() {})
-	defer v.Close()
-	a := &agent{
-		cfg:  Config{Mux: m, LocalUfrag: gatewayUfrag, RemoteUfrag: clientUfrag, RemotePwd: clientPwd},
-		view: v, locals: []netip.AddrPort{local, ap("[2001:db8::1]:1")}, remotes: remotes{{Addr: remote}, {Addr: ap("203.0.113.6:6")}},
-	}
-	start := time.Now()
-	a.schedulePunch(remote, start)
-	a.schedulePunch(ap("203.0.113.6:6"), start)
-	a.selected.Store(&pair{local, ap("203.0.113.6:6")}) // the library checks this one
-	var at []time.Duration
-	for now := start; len(at) < 20; {
-		at = append(at, now.Sub(start))
-		wait := a.punch(now)
-		if wait == idleTimer {
-			break
-		}
-		now = now.Add(wait)
-	}
-	ms := time.Millisecond
-	want := []time.Duration{0, 250 * ms, 750 * ms, 1750 * ms, 3250 * ms, 4750 * ms, 6250 * ms, 7750 * ms, 9250 * ms, 10750 * ms, 12250 * ms, 13750 * ms}
-	if !slices.Equal(at, want) {
-		t.Fatalf("checks at %v", at)
-	}
-	eventually(t, "all checks are sent", func() bool { return out.count() == len(want) })
-	a.schedulePunch(remote, start)
-	a.remotes = nil
-	if wait := a.punch(start); wait != idleTimer || len(a.punches) > 0 {
-		t.Fatal("a removed candidate is punched")
-	}
 }
 
 func TestRequestsAreAnsweredOnEveryAddressAndAfterChanges(t *testing.T) {
@@ -124,7 +87,7 @@ func TestRequestsAreAnsweredOnEveryAddressAndAfterChanges(t *testing.T) {
 	c.answered(w.legs[0])
 	c.answered(w.legs[1]) // T-15, T-16: both, from an unknown address
 
-	a.SetLocals([]netip.AddrPort{w.legs[1], w.legs[2]})
+	a.SetLocals(hosts(w.legs[1], w.legs[2]))
 	c.answered(w.legs[2])
 	c.answered(w.legs[1])
 	w.ignored.Store(0)
@@ -143,7 +106,7 @@ func TestRequestsAreAnsweredOnEveryAddressAndAfterChanges(t *testing.T) {
 	w.close(a)
 }
 
-func TestARestartIsNotNoticedByTheClient(t *testing.T) {
+func TestAChangeOfOurAddressesIsNotNoticedByTheClient(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	w := newWorld(t, 2)
 	a := w.agent(w.legs[0])
@@ -151,13 +114,21 @@ func TestARestartIsNotNoticedByTheClient(t *testing.T) {
 	a.AddRemote(p.candidate(Host))
 	p.add(w.legs[0], 1)
 	p.dial()
-	w.selected.wait(t, pair{w.legs[0], p.addr})
-	w.selected.reset()
-	a.SetLocals(w.legs)
-	w.selected.wait(t, pair{w.legs[0], p.addr}) // without another USE-CANDIDATE
+	w.bests.wait(t, way{w.legs[0], p.addr})
+	w.bests.reset()
+	a.SetLocals(hosts(w.legs...))
+	p.add(w.legs[1], 2)
+	c := w.checker()
+	defer c.Close()
+	c.answered(w.legs[1])
 	w.states.wait(t, StateConnected)
 	if got := p.state.Load(); got != int32(pion.ConnectionStateConnected) {
 		t.Fatalf("the client is %s", pion.ConnectionState(got))
+	}
+	for _, b := range w.bests.all() {
+		if b.local != w.legs[1] { // the client may prefer the new one
+			t.Errorf("moved to %v", b)
+		}
 	}
 	w.close(a, p)
 }
@@ -172,13 +143,13 @@ func TestManyChangesAtOnceAreMerged(t *testing.T) {
 			for j := range 50 {
 				c := Candidate{Type: Host, Addr: netip.AddrPortFrom(netip.MustParseAddr("127.9.9.9"), uint16(1+i*50+j))}
 				a.AddRemote(c)
-				a.SetLocals(w.legs[:1+j%2])
+				a.SetLocals(hosts(w.legs[:1+j%2]...))
 				a.RemoveRemote(c)
 			}
 		})
 	}
 	wg.Wait()
-	a.SetLocals(w.legs)
+	a.SetLocals(hosts(w.legs...))
 	c := w.checker()
 	defer c.Close()
 	c.answered(w.legs[0])
@@ -194,22 +165,16 @@ func TestTooManyAddressesOfOneClientAreForgotten(t *testing.T) {
 	defer c.Close()
 	c.answered(w.legs[0])
 	b := request(gatewayUfrag+":"+clientUfrag, gatewayPwd)
-	for i := range maxRemotes {
-		w.mux.Deliver(b, w.legs[0], netip.AddrPortFrom(netip.MustParseAddr("127.9.9.9"), uint16(1024+i)))
-	}
-	if !a.crowded.Load() {
-		t.Fatal("nobody noticed")
-	}
-	if got := w.mux.Deliver(b, w.legs[0], ap("127.9.9.9:9")); got != drop.STUNOverflow {
-		t.Fatal(got)
+	for i := range 3 * maxRemotes {
+		if got := w.mux.Deliver(b, w.legs[0], netip.AddrPortFrom(netip.MustParseAddr("127.9.9.9"), uint16(1024+i))); got != drop.None {
+			t.Fatal(got)
+		}
 	}
 	a.mu.Lock()
-	a.pause = 0
+	if n := len(a.core.remotes); n != maxRemotes {
+		t.Errorf("%d addresses are kept", n)
+	}
 	a.mu.Unlock()
-	a.poke()
-	eventually(t, "the addresses are forgotten", func() bool {
-		return !a.crowded.Load() && w.mux.Deliver(b, w.legs[0], ap("127.9.9.9:9")) == drop.None
-	})
 	c.answered(w.legs[0])
 	w.close(a)
 }
@@ -231,17 +196,23 @@ func TestCloseIsSafeEverywhere(t *testing.T) {
 		var a Agent
 		ready := make(chan struct{})
 		var after atomic.Int32
-		a, err := New(w.config(w.legs[:1], func(s State) {
+		cfg := w.config(w.legs[:1], func(State) {
 			<-ready
 			if after.Add(1) == 1 {
 				a.Close()
 				<-a.Done()
 			}
-		}))
+		})
+		cfg.OnBest = func(_, _ netip.AddrPort) { after.Add(1) } // due at the same time
+		a, err := New(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
 		close(ready)
+		nominating := request(gatewayUfrag+":"+clientUfrag, gatewayPwd, stunlib.RawAttribute{Type: stunlib.AttrUseCandidate})
+		if got := w.mux.Deliver(nominating, w.legs[0], remote); got != drop.None {
+			t.Fatal(got)
+		}
 		<-a.Done()
 		w.close(a)
 		if n := after.Load(); n != 1 {
@@ -269,53 +240,34 @@ func TestCloseIsSafeEverywhere(t *testing.T) {
 	})
 }
 
-func TestDownwardSelectionNeedsSilence(t *testing.T) {
-	a := &agent{}
-	local, up, down := libraryHost(t, "127.0.0.1", 1), libraryHost(t, "127.0.0.2", 2), libraryHost(t, "127.0.0.3", 3)
-	use := &stun.Message{}
-	use.Add(stun.AttrUseCandidate, nil)
-	plain := &stun.Message{}
-	if a.onRequest(use, local, down, nil) {
-		t.Fatal("the library selects the first pair itself")
-	}
-	selected, _ := pairOf(local, up)
-	a.selected.Store(&selected)
-	if a.onRequest(use, local, up, nil) || a.onRequest(use, local, down, nil) {
-		t.Fatal("switched although the selected pair is alive")
-	}
-	a.lastSeen = time.Now().Add(-silentSelection)
-	if a.onRequest(plain, local, down, nil) {
-		t.Fatal("switched without USE-CANDIDATE")
-	}
-	if !a.onRequest(use, local, down, nil) {
-		t.Fatal("a dead pair stays selected")
-	}
-}
-
-func TestPanicsOfTheLibraryAreCounted(t *testing.T) {
-	m, drops := newTestMux(t, &recorder{})
-	a := &agent{cfg: Config{Mux: m}}
-	if err := a.guard(func() error { panic("boom") }); err == nil || drops.Load(drop.ThirdPartyPanic) != 1 {
-		t.Fatal(err, drops.Load(drop.ThirdPartyPanic))
-	}
-}
-
 func TestNewRefusesUnusableCredentials(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	m := NewMux(&recorder{}, new(drop.Counters))
 	defer m.Close()
-	for name, cfg := range map[string]Config{
-		"none":           {Mux: m},
-		"short password": {Mux: m, LocalUfrag: "gate", LocalPwd: "short", RemoteUfrag: "clnt", RemotePwd: clientPwd},
+	good := Config{Mux: m, LocalUfrag: "gate", LocalPwd: gatewayPwd, RemoteUfrag: "clnt", RemotePwd: clientPwd}
+	for name, spoil := range map[string]func(*Config){
+		"no local name":         func(c *Config) { c.LocalUfrag = "" },
+		"no remote name":        func(c *Config) { c.RemoteUfrag = "" },
+		"short local password":  func(c *Config) { c.LocalPwd = "short" },
+		"short remote password": func(c *Config) { c.RemotePwd = "short" },
+		"long name":             func(c *Config) { c.RemoteUfrag = strings.Repeat("x", 256) },
+		"long password":         func(c *Config) { c.LocalPwd = strings.Repeat("x", 256) },
 	} {
+		cfg := good
+		spoil(&cfg)
 		if a, err := New(cfg); err == nil {
 			a.Close()
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	if len(m.views) != 0 {
+	if len(m.agents) != 0 {
 		t.Fatal("a failed agent stays registered")
 	}
+	a, err := New(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Close()
 }
 
 func TestNoPasswordIsLogged(t *testing.T) {
@@ -326,12 +278,13 @@ func TestNoPasswordIsLogged(t *testing.T) {
 	a.AddRemote(p.candidate(Host))
 	p.add(w.legs[0], 1)
 	p.dial()
-	w.states.wait(t, StateConnected)
+	w.bests.wait(t, way{w.legs[0], p.addr})
+	eventually(t, "the changes are logged", func() bool { return strings.Contains(w.log.String(), "best ICE pair") })
 	w.close(a, p)
 	cfg := w.config(nil, nil)
 	text := w.log.String() + fmt.Sprint(cfg) + fmt.Sprintf("%+v", cfg)
-	if !strings.Contains(text, "Setting new connection state") {
-		t.Fatal("the library's log is not where it should be")
+	if !strings.Contains(text, "connected") {
+		t.Fatal("the state is not in the log")
 	}
 	for _, secret := range []string{gatewayPwd, clientPwd} {
 		if strings.Contains(text, secret) {
@@ -344,16 +297,16 @@ func TestNoPasswordIsLogged(t *testing.T) {
 // play relayed addresses, and the mux is fed from all of them.
 type world struct {
 	*testing.T
-	mux      *Mux
-	drops    *drop.Counters
-	legs     []netip.AddrPort
-	socks    map[netip.AddrPort]net.PacketConn
-	readers  sync.WaitGroup
-	ignored  atomic.Int32
-	reasons  drop.Counters
-	states   history[State]
-	selected history[pair]
-	log      lockedBuffer
+	mux     *Mux
+	drops   *drop.Counters
+	legs    []netip.AddrPort
+	socks   map[netip.AddrPort]net.PacketConn
+	readers sync.WaitGroup
+	ignored atomic.Int32
+	reasons drop.Counters
+	states  history[State]
+	bests   history[way]
+	log     lockedBuffer
 }
 
 func newWorld(t *testing.T, legs int) *world {
@@ -395,9 +348,9 @@ func (w *world) config(locals []netip.AddrPort, onState func(State)) Config {
 	}
 	return Config{
 		LocalUfrag: gatewayUfrag, LocalPwd: gatewayPwd, RemoteUfrag: clientUfrag, RemotePwd: clientPwd,
-		Locals: locals, Mux: w.mux, OnState: onState,
-		Logger:     slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelDebug - 4})),
-		OnSelected: func(l, r netip.AddrPort) { w.selected.add(pair{l, r}) },
+		Locals: hosts(locals...), Mux: w.mux, OnState: onState,
+		Logger: slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelDebug - 4})),
+		OnBest: func(l, r netip.AddrPort) { w.bests.add(way{l, r}) },
 	}
 }
 
@@ -434,7 +387,7 @@ func (w *world) close(a Agent, peers ...*peer) {
 	}
 	w.readers.Wait()
 	w.mux.Close()
-	if n := len(w.mux.views) + len(w.mux.transactions); n != 0 {
+	if n := len(w.mux.agents) + len(w.mux.checks); n != 0 {
 		w.Errorf("%d entries left in the mux", n)
 	}
 }
@@ -469,7 +422,7 @@ func (w *world) peer() *peer {
 	lib, err := pion.NewAgent(&pion.AgentConfig{
 		LocalUfrag: clientUfrag, LocalPwd: clientPwd, NetworkTypes: []pion.NetworkType{pion.NetworkTypeUDP4},
 		CandidateTypes: []pion.CandidateType{pion.CandidateTypeHost}, MulticastDNSMode: pion.MulticastDNSModeDisabled,
-		UDPMux: p.mux, IncludeLoopback: true, KeepaliveInterval: &keepalive, LoggerFactory: loggers{slog.New(slog.DiscardHandler)},
+		UDPMux: p.mux, IncludeLoopback: true, KeepaliveInterval: &keepalive, LoggerFactory: &logging.DefaultLoggerFactory{DefaultLogLevel: logging.LogLevelDisabled},
 	})
 	if err != nil {
 		w.Fatal(err)
@@ -565,12 +518,42 @@ func (c *checker) answered(by netip.AddrPort) {
 	c.Fatalf("no answer from %s", by)
 }
 
-func libraryHost(t *testing.T, ip string, port uint16) pion.Candidate {
-	c, err := libraryCandidate(Candidate{Addr: netip.AddrPortFrom(netip.MustParseAddr(ip), port)})
-	if err != nil {
-		t.Fatal(err)
+// libraryCandidate is c as the library for the client's side has it.
+func libraryCandidate(c Candidate) (pion.Candidate, error) {
+	ip, port := c.Addr.Addr().String(), int(c.Addr.Port())
+	const component = 1
+	switch c.Type {
+	case ServerReflexive:
+		return pion.NewCandidateServerReflexive(&pion.CandidateServerReflexiveConfig{
+			Network: "udp", Address: ip, Port: port, Component: component, Priority: c.Priority, RelAddr: "0.0.0.0",
+		})
+	case Relay:
+		return pion.NewCandidateRelay(&pion.CandidateRelayConfig{
+			Network: "udp", Address: ip, Port: port, Component: component, Priority: c.Priority, RelAddr: "0.0.0.0",
+		})
 	}
-	return c
+	return pion.NewCandidateHost(&pion.CandidateHostConfig{
+		Network: "udp", Address: ip, Port: port, Component: component, Priority: c.Priority,
+	})
+}
+
+// hosts are host candidates of ours, best first.
+func hosts(addrs ...netip.AddrPort) []Candidate {
+	var all []Candidate
+	for _, a := range addrs {
+		all = append(all, Candidate{Type: Host, Addr: a, Base: a})
+	}
+	Prioritise(all)
+	return all
+}
+
+func addrPort(a net.Addr) (netip.AddrPort, bool) {
+	u, ok := a.(*net.UDPAddr)
+	if !ok || u == nil {
+		return netip.AddrPort{}, false
+	}
+	p := unmap(u.AddrPort())
+	return p, p.IsValid()
 }
 
 func addrOf(c net.PacketConn) netip.AddrPort {
@@ -588,6 +571,12 @@ func (h *history[T]) add(v T) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.list = append(h.list, v)
+}
+
+func (h *history[T]) all() []T {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.list)
 }
 
 func (h *history[T]) reset() {

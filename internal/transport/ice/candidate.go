@@ -1,11 +1,11 @@
 // Package ice answers and sends the connectivity checks of one client each, on
 // sockets and relays that all clients share.
 //
-// Candidate and what belongs to it is pure. Mux sorts STUN messages to agents
-// and is the only way in and out for them. Agent hides the ICE library: it is
-// controlled, answers checks on every local address for as long as it lives,
-// and punches holes; the data path follows WireGuard and not the agent's choice
-// (transport §7.1).
+// Candidate and what belongs to it is pure, and so is the core of an agent, the
+// controlled side of ICE as far as a gateway needs it (transport §7.8): it answers
+// checks on every local address for as long as it lives, punches holes, and knows
+// the best pair. Mux sorts STUN messages to agents, is the only way in and out for
+// them, and gives them time.
 package ice
 
 import (

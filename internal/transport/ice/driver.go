@@ -1,76 +1,75 @@
 package ice
 
 import (
-	"context"
-	"fmt"
+	"crypto/rand"
+	"encoding/binary"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	pion "github.com/pion/ice/v2"
-
 	"firezone-gateway/internal/drop"
+	"firezone-gateway/internal/transport/stun"
 )
 
-const (
-	gatherTimeout = 5 * time.Second
-	// minRestart keeps a client that shows ever new addresses from keeping the
-	// agent busy with forgetting them.
-	minRestart = 10 * time.Second
-)
-
-// agent drives the ICE library. Its goroutine is the only one that calls the
-// library; what is wanted is written down under mu and done on wake.
+// agent carries messages and time to the core of one connection, and what the
+// core decides to the wire and to the callbacks.
 type agent struct {
-	cfg      Config
+	mux      *Mux
 	log      *slog.Logger
-	view     *view
-	lib      *pion.Agent
-	ctx      context.Context
-	cancel   context.CancelFunc
-	wake     chan struct{}
+	name     string // USERNAME of inbound requests: ours:theirs
+	reverse  string // USERNAME of our checks: theirs:ours
+	number   uint32 // marks our transaction ids
+	tie      uint64
+	onState  func(State)
+	onBest   func(local, remote netip.AddrPort)
+	lastData func() time.Time
 	done     chan struct{}
-	gathered chan struct{} // the library has made candidates of all addresses
 
-	mu      sync.Mutex
-	pause   time.Duration // between restarts for crowded, minRestart but in tests
-	remotes remotes
-	added   []Candidate // of remotes, not yet given to the library
-	locals  []netip.AddrPort
-	restart bool
+	row row // of the Mux's timetable, under its lock
 
-	crowded atomic.Bool // the view met too many addresses
-
-	selected atomic.Pointer[pair]
-	previous atomic.Pointer[pair] // what was selected before a restart
-	lastSeen time.Time            // last check on the selected pair; library's task loop only
-	punches  []punch              // agent's goroutine only
-	tie      [8]byte
+	mu        sync.Mutex
+	closed    bool
+	core      *controlled
+	requests  *stun.Integrity // keyed with our password
+	responses *stun.Integrity // keyed with the client's
+	answers   *signer         // keyed with our password
+	checks    *signer         // keyed with the client's
+	state     State           // as reported
+	best      way             // as reported
 }
 
-func newAgent(cfg Config) (*agent, error) {
-	log := cfg.Logger
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
+// way is one pair of addresses.
+type way struct{ local, remote netip.AddrPort }
+
+// work is what an agent has to do outside of its lock.
+type work struct {
+	send         []outgoing
+	state        State
+	best         way
+	stateChanged bool
+	bestChanged  bool
+}
+
+func newAgent(cfg Config) *agent {
 	a := &agent{
-		cfg: cfg, log: log, locals: normalise(cfg.Locals), pause: minRestart,
-		wake: make(chan struct{}, 1), done: make(chan struct{}), gathered: make(chan struct{}, 1),
+		mux: cfg.Mux, log: cfg.Logger,
+		name: cfg.LocalUfrag + ":" + cfg.RemoteUfrag, reverse: cfg.RemoteUfrag + ":" + cfg.LocalUfrag,
+		tie:     randomNumber(),
+		onState: cfg.OnState, onBest: cfg.OnBest, lastData: cfg.LastData,
+		done: make(chan struct{}), row: row{index: -1},
+		requests: stun.NewIntegrity([]byte(cfg.LocalPwd)), responses: stun.NewIntegrity([]byte(cfg.RemotePwd)),
+		answers: newSigner(cfg.LocalPwd), checks: newSigner(cfg.RemotePwd),
 	}
-	a.ctx, a.cancel = context.WithCancel(context.Background())
-	a.view = newView(cfg.Mux, cfg.LocalUfrag+":"+cfg.RemoteUfrag, cfg.LocalPwd, cfg.RemotePwd, a.locals, a.forgetRemotes)
-	a.drawTie()
-	err := a.guard(a.create)
-	if err != nil {
-		a.cancel()
-		_ = a.view.Close()
-		return nil, fmt.Errorf("ice agent: %w", err)
+	if a.log == nil {
+		a.log = slog.New(slog.DiscardHandler)
 	}
-	go a.run()
-	return a, nil
+	now := a.mux.now()
+	a.core = newControlled(randomNumber, now)
+	a.core.setLocals(cfg.Locals, now)
+	a.mux.register(a)
+	a.change(func(time.Duration) {}) // its silence begins
+	return a
 }
 
 func (a *agent) AddRemote(c Candidate) {
@@ -78,194 +77,174 @@ func (a *agent) AddRemote(c Candidate) {
 	if !Usable(c.Addr) || int(c.Type) >= len(typePreference) {
 		return
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.remotes.index(c.Key()) >= 0 {
-		return
-	}
-	if len(a.remotes) == MaxRemotes {
-		a.cfg.Mux.drops.Add(drop.CandidateUnusable, 1)
-		return
-	}
-	a.view.unblock(c.Addr)
-	a.remotes = append(a.remotes, c)
-	a.added = append(a.added, c)
-	a.poke()
+	a.change(func(now time.Duration) {
+		if !a.core.addRemote(c, now) {
+			a.mux.drops.Add(drop.CandidateUnusable, 1)
+		}
+	})
 }
 
 func (a *agent) RemoveRemote(c Candidate) {
 	c.Addr = unmap(c.Addr)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	i := a.remotes.index(c.Key())
-	if i < 0 {
-		return
-	}
-	a.remotes = slices.Delete(a.remotes, i, i+1)
-	if !a.remotes.hasAddr(c.Addr) {
-		a.view.block(c.Addr)
-	}
-	a.restart = true
-	a.poke()
+	a.change(func(now time.Duration) { a.core.removeRemote(c.Key(), now) })
 }
 
-func (a *agent) SetLocals(locals []netip.AddrPort) {
-	locals = normalise(locals)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if slices.Equal(locals, a.locals) {
-		return
-	}
-	a.locals = locals
-	a.restart = true
-	a.poke()
+func (a *agent) SetLocals(locals []Candidate) {
+	a.change(func(now time.Duration) { a.core.setLocals(locals, now) })
 }
 
-func (a *agent) Close()                { a.cancel() }
+func (a *agent) Close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return
+	}
+	a.closed = true
+	a.mux.unregister(a)
+	close(a.done)
+}
+
 func (a *agent) Done() <-chan struct{} { return a.done }
 
-// forgetRemotes asks for a restart, because the library remembers every address
-// that a request came from. It runs under the view's lock.
-func (a *agent) forgetRemotes() {
-	if !a.crowded.Swap(true) {
-		a.poke()
-	}
-}
-
-func (a *agent) poke() {
-	select {
-	case a.wake <- struct{}{}:
-	default:
-	}
-}
-
-// run is the agent's goroutine.
-func (a *agent) run() {
-	var accept sync.WaitGroup
-	defer close(a.done)
-	defer accept.Wait()
-	defer func() { _ = a.guard(a.lib.Close) }()
-	defer func() { _ = a.view.Close() }()
-	defer a.cancel()
-
-	if err := a.guard(a.gather); err != nil {
-		a.log.Warn("gathering candidates", "error", err)
-	}
-	accept.Go(func() {
-		_ = a.guard(func() error {
-			_, err := a.lib.Accept(a.ctx, a.cfg.RemoteUfrag, a.cfg.RemotePwd)
-			return err
-		})
-	})
-	started := time.Now()
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	for {
-		select {
-		case <-a.ctx.Done():
-			return
-		case <-a.wake:
-		case <-timer.C:
-		}
-		// An agent that is being closed may have left a gathering behind, which a
-		// restart would race with.
-		if a.ctx.Err() != nil {
-			return
-		}
-		now := time.Now()
-		restart, again := a.takeRestart(now, started)
-		if restart {
-			started = now
-			if err := a.guard(a.restartLibrary); err != nil {
-				a.log.Warn("restarting the agent", "error", err)
-			}
-		}
-		a.giveRemotes(now)
-		next := a.punch(now)
-		if again > 0 {
-			next = min(next, again)
-		}
-		timer.Reset(next)
-	}
-}
-
-// takeRestart reports whether a restart is wanted and allowed; if it is only a
-// matter of time, again says when to ask.
-func (a *agent) takeRestart(now, last time.Time) (restart bool, again time.Duration) {
+func (a *agent) change(f func(now time.Duration)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.crowded.Load() && !a.restart {
-		if wait := a.pause - now.Sub(last); wait > 0 {
-			return false, wait
-		}
-		a.restart = true
-	}
-	restart = a.restart
-	if restart {
-		a.restart = false
-		a.added = slices.Clone(a.remotes)
-		a.view.setLocals(a.locals)
-	}
-	return restart, 0
-}
-
-// restartLibrary is the silent restart: the same credentials, new candidates
-// (transport §7.3).
-func (a *agent) restartLibrary() error {
-	if before := a.selected.Swap(nil); before != nil {
-		a.previous.Store(before)
-	}
-	a.view.settled.Store(false)
-	defer a.crowded.Store(false)
-	if err := a.lib.Restart(a.cfg.LocalUfrag, a.cfg.LocalPwd); err != nil {
-		return err
-	}
-	if err := a.lib.SetRemoteCredentials(a.cfg.RemoteUfrag, a.cfg.RemotePwd); err != nil {
-		return err
-	}
-	return a.gather()
-}
-
-// gather makes candidates of the view's addresses and waits until the library
-// is through: a restart in the middle would leave it unable to gather again.
-func (a *agent) gather() error {
-	select {
-	case <-a.gathered: // of a gathering that took too long
-	default:
-	}
-	if err := a.lib.GatherCandidates(); err != nil {
-		return err
-	}
-	timeout := time.NewTimer(gatherTimeout)
-	defer timeout.Stop()
-	select {
-	case <-a.gathered:
-		return nil
-	case <-a.ctx.Done():
-		return nil
-	case <-timeout.C:
-		return context.DeadlineExceeded
+	if !a.closed {
+		now := a.mux.now()
+		f(now)
+		a.arrange(now)
 	}
 }
 
-// giveRemotes hands new candidates to the library.
-func (a *agent) giveRemotes(now time.Time) {
+// request takes an inbound Binding request with our USERNAME and answers it.
+func (a *agent) request(b []byte, h stun.Header, local, remote netip.AddrPort) drop.Reason {
 	a.mu.Lock()
-	added := a.added
-	a.added = nil
-	a.mu.Unlock()
-	for _, c := range added {
-		err := a.guard(func() error {
-			lc, err := libraryCandidate(c)
-			if err != nil {
-				return err
-			}
-			return a.lib.AddRemoteCandidate(lc)
-		})
-		if err != nil {
-			a.log.Debug("adding a remote candidate", "error", err)
-			continue
-		}
-		a.schedulePunch(c.Addr, now)
+	defer a.mu.Unlock()
+	if a.closed || !a.core.serves(local) || !a.requests.Verify(b) {
+		return drop.STUNUnknown
 	}
+	now := a.mux.now()
+	priority, use := wishes(b)
+	if !a.core.request(local, remote, priority, use, now) {
+		return drop.STUNUnknown
+	}
+	buf := buffers.Get().(*[]byte)
+	*buf = a.answers.appendAnswer((*buf)[:0], h.TransactionID, remote)
+	a.mux.enqueue(outgoing{buf, local, remote})
+	a.arrange(now)
+	return drop.None
+}
+
+// response takes the answer to a check. An error ends here: there is none that
+// a controlled agent could do something about (transport §2.2).
+func (a *agent) response(b []byte, h stun.Header, id uint64) drop.Reason {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed || !a.responses.Verify(b) {
+		return drop.STUNUnknown
+	}
+	now := a.mux.now()
+	var known bool
+	if h.Class == stun.Success {
+		known = a.core.success(id, now)
+	} else {
+		known = a.core.refused(id)
+	}
+	if !known {
+		return drop.STUNUnknown
+	}
+	a.arrange(now)
+	return drop.None
+}
+
+// tick collects what has to be done into w, whose list is used again.
+func (a *agent) tick(w *work, due []check) []check {
+	w.send, w.stateChanged, w.bestChanged = w.send[:0], false, false
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return due
+	}
+	now := a.mux.now()
+	if a.lastData != nil {
+		// By age, because the clock of these times may be set.
+		if age := time.Since(a.lastData()); age >= 0 {
+			a.core.sawData(now-age, now)
+		}
+	}
+	due = a.core.due(due[:0], now)
+	for _, c := range due {
+		buf := buffers.Get().(*[]byte)
+		*buf = a.checks.appendCheck((*buf)[:0], a.transaction(c.id), a.reverse, a.tie, !is4(c.local))
+		w.send = append(w.send, outgoing{buf, c.local, c.remote})
+	}
+	w.state, w.stateChanged = a.core.state(now), a.core.state(now) != a.state
+	w.best = a.bestWay()
+	w.bestChanged = w.best != a.best && w.best != way{}
+	a.state, a.best = w.state, w.best
+	a.mux.table.put(a, a.core.deadline(now))
+	return due
+}
+
+// unsent takes back a check that did not go out.
+func (a *agent) unsent(k check) {
+	a.change(func(now time.Duration) { a.core.unsent(k, now) })
+}
+
+// report tells the owner what changed.
+func (a *agent) report(w *work) {
+	if w.stateChanged && !a.isClosed() {
+		a.log.Debug("ICE state", "state", w.state)
+		if a.onState != nil {
+			a.onState(w.state)
+		}
+	}
+	if w.bestChanged && !a.isClosed() {
+		a.log.Debug("best ICE pair", "local", w.best.local, "remote", w.best.remote)
+		if a.onBest != nil {
+			a.onBest(w.best.local, w.best.remote)
+		}
+	}
+}
+
+func (a *agent) isClosed() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.closed
+}
+
+// arrange enters the agent's next appointment: at once if there is something to
+// report.
+func (a *agent) arrange(now time.Duration) {
+	at := now
+	if a.core.state(now) == a.state && a.bestWay() == a.best {
+		at = a.core.deadline(now)
+	}
+	a.mux.schedule(a, at)
+}
+
+func (a *agent) bestWay() way {
+	if p := a.core.best; p != nil {
+		return way{p.local, p.remote}
+	}
+	return way{}
+}
+
+// transaction makes the transaction id of a check: it tells the agent, so that
+// there is no table of transactions. What makes an answer credible is its
+// integrity, and not that the id cannot be guessed.
+func (a *agent) transaction(id uint64) (t stun.TransactionID) {
+	binary.BigEndian.PutUint32(t[:], a.number)
+	binary.BigEndian.PutUint64(t[4:], id)
+	return t
+}
+
+func splitTransaction(t stun.TransactionID) (number uint32, id uint64) {
+	return binary.BigEndian.Uint32(t[:]), binary.BigEndian.Uint64(t[4:])
+}
+
+func randomNumber() uint64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // it never fails
+	return binary.BigEndian.Uint64(b[:])
 }

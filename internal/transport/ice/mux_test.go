@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -53,24 +54,31 @@ func newTestMux(t testing.TB, s Sender) (*Mux, *drop.Counters) {
 	return m, drops
 }
 
-func newTestView(m *Mux, onFull func()) (*view, *conn) {
-	v := newView(m, gatewayUfrag+":"+clientUfrag, gatewayPwd, clientPwd, []netip.AddrPort{local}, onFull)
-	c, err := v.GetConn(gatewayUfrag, net.UDPAddrFromAddrPort(local))
+// testAgent is an agent of the client at remote.
+func testAgent(t testing.TB, m *Mux) *agent {
+	a, err := New(Config{
+		LocalUfrag: gatewayUfrag, LocalPwd: gatewayPwd, RemoteUfrag: clientUfrag, RemotePwd: clientPwd,
+		Locals: []Candidate{hostLocal}, Mux: m,
+	})
 	if err != nil {
-		panic(err)
+		t.Fatal(err)
 	}
-	return v, c.(*conn)
+	t.Cleanup(a.Close)
+	return a.(*agent)
 }
 
 func TestDeliverSortsMessages(t *testing.T) {
-	m, _ := newTestMux(t, &recorder{})
-	v, c := newTestView(m, func() {})
-	defer v.Close()
+	out := &recorder{}
+	m, _ := newTestMux(t, out)
+	a := testAgent(t, m)
+	a.AddRemote(hostRemote)
+	eventually(t, "two checks are sent", func() bool { return out.count() >= 2 })
+	out.mu.Lock()
+	outgoing, refused := out.sent[0], out.sent[1]
+	out.mu.Unlock()
 	valid := request(gatewayUfrag+":"+clientUfrag, gatewayPwd)
-	outgoing := request(clientUfrag+":"+gatewayUfrag, clientPwd)
-	if _, err := c.WriteTo(outgoing, net.UDPAddrFromAddrPort(remote)); err != nil {
-		t.Fatal(err)
-	}
+	foreign := bytes.Clone(outgoing)
+	foreign[8]++
 	for _, k := range []struct {
 		name  string
 		b     []byte
@@ -92,6 +100,9 @@ func TestDeliverSortsMessages(t *testing.T) {
 		{"a forged response", response(outgoing, "guessguessguessguess"), local, drop.STUNUnknown},
 		{"the response", response(outgoing, clientPwd), local, drop.None},
 		{"the response once more", response(outgoing, clientPwd), local, drop.STUNUnknown},
+		{"an error response", build(stunlib.NewTransactionIDSetter(stun.ID(refused)), stunlib.BindingError, stunlib.CodeRoleConflict, stunlib.NewShortTermIntegrity(clientPwd)), local, drop.None},
+		{"the success after it", response(refused, clientPwd), local, drop.STUNUnknown},
+		{"a response to a check of no agent", response(foreign, clientPwd), local, drop.STUNUnknown},
 		{"nothing", nil, local, drop.STUNMalformed},
 	} {
 		t.Run(k.name, func(t *testing.T) {
@@ -100,24 +111,23 @@ func TestDeliverSortsMessages(t *testing.T) {
 			}
 		})
 	}
-	buf := make([]byte, 1500)
-	for range 3 {
-		n, from, err := c.ReadFrom(buf)
-		if err != nil || from.String() != remote.String() || !stun.Is(buf[:n]) {
-			t.Fatalf("read %x from %v, %v", buf[:n], from, err)
-		}
+	a.Close()
+	if got := m.Deliver(valid, local, remote); got != drop.STUNUnknown {
+		t.Errorf("after the end: %s", got)
 	}
 }
 
 func TestTwoClientsMayShareTheGatewayUfrag(t *testing.T) {
 	m, _ := newTestMux(t, &recorder{})
-	first, _ := newTestView(m, func() {})
-	defer first.Close()
-	second := newView(m, gatewayUfrag+":othr", "anotherpasswordanother", clientPwd, []netip.AddrPort{local}, func() {})
-	defer second.Close()
-	if _, err := second.GetConn("", net.UDPAddrFromAddrPort(local)); err != nil {
+	testAgent(t, m)
+	second, err := New(Config{
+		LocalUfrag: gatewayUfrag, LocalPwd: "anotherpasswordanother", RemoteUfrag: "othr", RemotePwd: clientPwd,
+		Locals: []Candidate{hostLocal}, Mux: m,
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
+	defer second.Close()
 	for name, pwd := range map[string]string{gatewayUfrag + ":" + clientUfrag: gatewayPwd, gatewayUfrag + ":othr": "anotherpasswordanother"} {
 		if got := m.Deliver(request(name, pwd), local, remote); got != drop.None {
 			t.Errorf("%s: %s", name, got)
@@ -127,159 +137,56 @@ func TestTwoClientsMayShareTheGatewayUfrag(t *testing.T) {
 
 func TestReplacementTakesOverAndSurvivesTheOldAgent(t *testing.T) {
 	m, _ := newTestMux(t, &recorder{})
-	old, oldConn := newTestView(m, func() {})
-	replacement, c := newTestView(m, func() {})
-	defer replacement.Close()
-	_ = old.Close() // late clean-up of the old agent
-	_ = oldConn.Close()
+	old := testAgent(t, m)
+	replacement := testAgent(t, m)
+	old.Close() // late clean-up of the old agent
 	if got := m.Deliver(request(gatewayUfrag+":"+clientUfrag, gatewayPwd), local, remote); got != drop.None {
 		t.Fatal(got)
 	}
-	if len(c.queue) != 1 {
+	replacement.mu.Lock()
+	defer replacement.mu.Unlock()
+	if len(replacement.core.pairs) != 1 {
 		t.Fatal("the replacement did not get the request")
 	}
-	if _, err := old.GetConn("", net.UDPAddrFromAddrPort(local)); err == nil {
-		t.Fatal("a closed view gives out connections")
-	}
-	if _, _, err := oldConn.ReadFrom(nil); !errors.Is(err, net.ErrClosed) {
-		t.Fatal(err)
-	}
 }
 
-func TestQueuesAreBounded(t *testing.T) {
-	t.Run("a full connection drops the newest", func(t *testing.T) {
-		m, _ := newTestMux(t, &recorder{})
-		v, _ := newTestView(m, func() {})
-		defer v.Close()
-		b := request(gatewayUfrag+":"+clientUfrag, gatewayPwd)
-		for range connQueue {
-			if got := m.Deliver(b, local, remote); got != drop.None {
-				t.Fatal(got)
-			}
-		}
-		if got := m.Deliver(b, local, remote); got != drop.STUNOverflow {
-			t.Fatal(got)
-		}
-	})
-	t.Run("too many addresses ask for a restart", func(t *testing.T) {
-		m, _ := newTestMux(t, &recorder{})
-		full := 0
-		v, c := newTestView(m, func() { full++ })
-		defer v.Close()
-		b := request(gatewayUfrag+":"+clientUfrag, gatewayPwd)
-		from := func(i int) netip.AddrPort { return netip.AddrPortFrom(remote.Addr(), uint16(1024+i)) }
-		for i := range maxRemotes {
-			if got := m.Deliver(b, local, from(i)); got != drop.None {
-				t.Fatal(got)
-			}
-			_, _, _ = c.ReadFrom(make([]byte, 1500))
-		}
-		if got := m.Deliver(b, local, from(maxRemotes)); got != drop.STUNOverflow || full != 1 {
-			t.Fatal(got, full)
-		}
-		if got := m.Deliver(b, local, from(0)); got != drop.None {
-			t.Fatal("a known address was refused:", got)
-		}
-	})
-	t.Run("transactions are forgotten by number and by age", func(t *testing.T) {
-		m, _ := newTestMux(t, &recorder{})
-		v, c := newTestView(m, func() {})
-		defer v.Close()
-		for i := range 3 * maxTransactions {
-			to := netip.AddrPortFrom(remote.Addr(), uint16(1024+i%maxPairs))
-			_, _ = c.WriteTo(request(clientUfrag+":"+gatewayUfrag, clientPwd), net.UDPAddrFromAddrPort(to))
-		}
-		if n := len(m.transactions); n != maxTransactions || len(v.sent) != n {
-			t.Fatalf("%d transactions, %d noted", n, len(v.sent))
-		}
-		v.expire(time.Now().Add(transactionMemory+time.Second), maxTransactions)
-		if len(m.transactions)+len(v.sent) != 0 {
-			t.Fatal("old transactions are kept")
-		}
-	})
-	t.Run("closing forgets transactions", func(t *testing.T) {
-		m, _ := newTestMux(t, &recorder{})
-		v, c := newTestView(m, func() {})
-		_, _ = c.WriteTo(request(clientUfrag+":"+gatewayUfrag, clientPwd), net.UDPAddrFromAddrPort(remote))
-		_ = v.Close()
-		if len(m.transactions)+len(m.views) != 0 {
-			t.Fatal("a closed view left something behind")
-		}
-	})
-}
-
-func TestChecksPerPairAreLimited(t *testing.T) {
-	m, drops := newTestMux(t, &recorder{})
-	v, _ := newTestView(m, func() {})
-	defer v.Close()
-	now := time.Now()
-	p, other := pair{local, remote}, pair{local, ap("203.0.113.6:1")}
-	passed := 0
-	for range 1000 {
-		if v.admit(p, now) {
-			passed++
-		}
-	}
-	if passed != checkRate {
-		t.Fatalf("%d of a burst passed", passed)
-	}
-	if !v.admit(other, now) {
-		t.Fatal("one pair limits another")
-	}
-	passed = 0
-	for i := range 1000 {
-		if v.admit(p, now.Add(time.Duration(i)*10*time.Millisecond)) {
-			passed++
-		}
-	}
-	if passed < 10*checkRate-10 || passed > 10*checkRate {
-		t.Fatalf("%d passed in ten seconds", passed)
-	}
-	for i := range 2 * maxPairs {
-		v.admit(pair{local, netip.AddrPortFrom(remote.Addr(), uint16(i))}, now)
-	}
-	if len(v.buckets) > maxPairs {
-		t.Fatalf("%d buckets", len(v.buckets))
-	}
-	if drops.Load(drop.STUNOverflow) != 0 {
-		t.Fatal("admit counts, but write does")
-	}
-}
-
-func TestAStormOfChecksEndsInTheMux(t *testing.T) {
+func TestAStormOfChecksDoesNotEcho(t *testing.T) {
 	out := &recorder{}
 	m, drops := newTestMux(t, out)
-	v, c := newTestView(m, func() {})
-	defer v.Close()
-	check := request(clientUfrag+":"+gatewayUfrag, clientPwd)
-	answer := response(request("x:y", clientPwd), clientPwd)
+	testAgent(t, m)
+	b := request(gatewayUfrag+":"+clientUfrag, gatewayPwd)
+	const storm = sendQueue / 2
 	start := time.Now()
-	const storm = 500
 	for range storm {
-		_, _ = c.WriteTo(check, net.UDPAddrFromAddrPort(remote))
+		if got := m.Deliver(b, local, remote); got != drop.None {
+			t.Fatal(got)
+		}
 	}
-	most := checkRate + 1 + int(time.Since(start).Seconds()*checkRate)
-	refused := int(drops.Load(drop.STUNOverflow))
-	if passed := storm - refused; passed < checkRate || passed > most {
-		t.Fatalf("%d checks passed", passed)
+	count := func() map[uint16]int {
+		out.mu.Lock()
+		defer out.mu.Unlock()
+		n := make(map[uint16]int)
+		for _, b := range out.sent {
+			n[uint16(b[0])<<8|uint16(b[1])]++
+		}
+		return n
 	}
-	for range storm {
-		_, _ = c.WriteTo(answer, net.UDPAddrFromAddrPort(remote)) // answers are not limited
+	eventually(t, "all are answered", func() bool { return count()[bindingSuccess] == storm })
+	most := 2 + int(time.Since(start)/firstGap)
+	if n := count()[bindingRequest]; n < 1 || n > most || drops.Load(drop.STUNOverflow) != 0 {
+		t.Fatalf("%d checks", n)
 	}
-	eventually(t, "the rest is sent", func() bool { return out.count() == 2*storm-refused })
 }
 
-func TestWriteNeverBlocksAndCounts(t *testing.T) {
+func TestDeliverNeverBlocksAndCounts(t *testing.T) {
 	block := make(chan struct{})
-	s := &stuck{block: block}
-	m, drops := newTestMux(t, s)
-	v, c := newTestView(m, func() {})
-	defer v.Close()
+	m, drops := newTestMux(t, &stuck{block: block})
+	testAgent(t, m)
 	defer close(block)
-	answer := response(request("x:y", clientPwd), clientPwd)
+	b := request(gatewayUfrag+":"+clientUfrag, gatewayPwd)
 	for range 2 * sendQueue {
-		if _, err := c.WriteTo(answer, net.UDPAddrFromAddrPort(remote)); err != nil {
-			t.Fatal(err)
+		if got := m.Deliver(b, local, remote); got != drop.None {
+			t.Fatal(got)
 		}
 	}
 	if n := drops.Load(drop.STUNOverflow); n < sendQueue-1 || n > sendQueue {
@@ -289,76 +196,99 @@ func TestWriteNeverBlocksAndCounts(t *testing.T) {
 
 func TestSendErrorsAreCounted(t *testing.T) {
 	m, drops := newTestMux(t, &recorder{err: errors.New("no route")})
-	v, c := newTestView(m, func() {})
-	defer v.Close()
-	_, _ = c.WriteTo(response(request("x:y", clientPwd), clientPwd), net.UDPAddrFromAddrPort(remote))
-	eventually(t, "the error is counted", func() bool { return drops.Load(drop.SendFailed) == 1 })
+	testAgent(t, m)
+	m.Deliver(request(gatewayUfrag+":"+clientUfrag, gatewayPwd), local, remote)
+	eventually(t, "answer and check are counted", func() bool { return drops.Load(drop.SendFailed) >= 2 })
 }
 
 func TestDeliverAllocatesNothing(t *testing.T) {
-	m, _ := newTestMux(t, &recorder{})
-	v, c := newTestView(m, func() {})
-	defer v.Close()
+	m, _ := newTestMux(t, discard{})
+	testAgent(t, m)
 	b := request(gatewayUfrag+":"+clientUfrag, gatewayPwd)
 	stranger := request("none:none", gatewayPwd)
-	if n := testing.AllocsPerRun(200, func() {
+	m.Deliver(b, local, remote)
+	if n := testing.AllocsPerRun(2000, func() {
 		m.Deliver(stranger, local, remote)
 		m.Deliver(b, local, remote)
-		p := <-c.queue
-		buffers.Put(p.buf)
+		runtime.Gosched() // to whoever empties the queue
 	}); n >= 1 {
 		t.Fatalf("%v allocations", n)
 	}
 }
 
+// FuzzDeliver has an agent take anything, as a request or as an answer to a
+// check that it sent.
 func FuzzDeliver(f *testing.F) {
-	f.Add(request(gatewayUfrag+":"+clientUfrag, gatewayPwd), true)
-	f.Add(crafted(), false)
-	f.Add(build(stunlib.BindingRequest, stunlib.TransactionID, stunlib.NewUsername("gate:clnt")), true)
-	f.Add(response(request("x:y", clientPwd), clientPwd), false)
-	m, _ := newTestMux(f, &recorder{})
-	v, c := newTestView(m, func() {})
-	f.Cleanup(func() { _ = v.Close() })
-	f.Fuzz(func(t *testing.T, b []byte, answer bool) {
-		if answer && len(b) >= stun.HeaderSize {
-			m.remember(stun.ID(b), origin{v, c})
-			defer m.forget(stun.ID(b))
+	use := stunlib.RawAttribute{Type: stunlib.AttrUseCandidate}
+	f.Add(request(gatewayUfrag+":"+clientUfrag, gatewayPwd), uint8(0), uint16(9))
+	f.Add(request(gatewayUfrag+":"+clientUfrag, gatewayPwd, use), uint8(2), uint16(9))
+	f.Add(crafted(), uint8(1), uint16(1))
+	f.Add(build(stunlib.BindingRequest, stunlib.TransactionID, stunlib.NewUsername("gate:clnt")), uint8(2), uint16(1))
+	f.Add(build(stunlib.BindingRequest, stunlib.TransactionID, stunlib.NewUsername("gate:clnt"), use), uint8(2), uint16(1))
+	f.Add(response(request("x:y", clientPwd), clientPwd), uint8(3), uint16(2))
+	m, _ := newTestMux(f, discard{})
+	a := testAgent(f, m)
+	a.AddRemote(hostRemote)
+	ours, theirs := stunlib.NewShortTermIntegrity(gatewayPwd), stunlib.NewShortTermIntegrity(clientPwd)
+	f.Fuzz(func(t *testing.T, b []byte, how uint8, port uint16) {
+		if how&1 != 0 && len(b) >= stun.HeaderSize {
+			a.mu.Lock()
+			b = bytes.Clone(b)
+			id := a.transaction(a.core.pairs[0].ids[0])
+			copy(b[8:], id[:])
+			a.mu.Unlock()
+		}
+		key := ours
+		if how&1 != 0 {
+			key = theirs
+		}
+		if how&2 != 0 { // so that what is behind the integrity is reached
+			if sealed := (&stunlib.Message{Raw: bytes.Clone(b)}); sealed.Decode() == nil && key.AddTo(sealed) == nil {
+				b = sealed.Raw
+			}
 		}
 		before := bytes.Clone(b)
-		reason := m.Deliver(b, local, remote)
+		from := netip.AddrPortFrom(remote.Addr(), port)
+		reason := m.Deliver(b, local, from)
 		if !bytes.Equal(b, before) {
 			t.Fatal("the datagram was changed")
 		}
-		select {
-		case p := <-c.queue:
-			if reason != drop.None || !bytes.Equal(*p.buf, b) {
-				t.Fatalf("%s, but queued %x", reason, *p.buf)
-			}
-			if _, err := stun.Check(*p.buf); err != nil {
-				t.Fatal("an unchecked message reached the agent")
-			}
-			buffers.Put(p.buf)
-		default:
-			if reason == drop.None && !answer {
-				t.Fatal("lost")
-			}
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if len(a.core.pairs) > maxPairs || len(a.core.remotes) > maxRemotes || len(a.core.pairs) == 0 {
+			t.Fatalf("%d pairs, %d addresses", len(a.core.pairs), len(a.core.remotes))
+		}
+		if reason != drop.None {
+			return
+		}
+		msg := &stunlib.Message{Raw: bytes.Clone(b)}
+		if err := msg.Decode(); err != nil {
+			t.Fatal("taken, but does not decode:", err)
+		}
+		if msg.Type == stunlib.BindingRequest {
+			key = ours
+		} else {
+			key = theirs
+		}
+		if err := key.Check(msg); err != nil {
+			t.Fatal("taken, but not authentic:", err)
+		}
+		if p := a.core.pair(local, from); msg.Type == stunlib.BindingRequest && msg.Contains(stunlib.AttrUseCandidate) && p != nil && !p.nominated {
+			t.Fatal("USE-CANDIDATE was not seen")
 		}
 	})
 }
 
 func BenchmarkDeliver(b *testing.B) {
-	m, _ := newTestMux(b, &recorder{})
-	v, c := newTestView(m, func() {})
-	defer v.Close()
+	m, _ := newTestMux(b, discard{})
+	testAgent(b, m)
 	for name, msg := range map[string][]byte{
 		"authentic": request(gatewayUfrag+":"+clientUfrag, gatewayPwd), "stranger": request("none:none", gatewayPwd),
 	} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if m.Deliver(msg, local, remote) == drop.None {
-					buffers.Put((<-c.queue).buf)
-				}
+				m.Deliver(msg, local, remote)
 			}
 		})
 	}
@@ -367,10 +297,18 @@ func BenchmarkDeliver(b *testing.B) {
 func TestMuxLeaksNothing(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	m := NewMux(&recorder{}, new(drop.Counters))
-	v, _ := newTestView(m, func() {})
-	_ = v.Close()
+	a := testAgent(t, m)
+	a.AddRemote(hostRemote)
+	a.Close()
 	m.Close()
+	if len(m.agents)+len(m.checks)+len(m.table.rows) != 0 {
+		t.Error("a closed agent left something behind")
+	}
 }
+
+type discard struct{}
+
+func (discard) SendSTUN([]byte, netip.AddrPort, netip.AddrPort) error { return nil }
 
 type stuck struct{ block chan struct{} }
 
