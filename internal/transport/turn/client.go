@@ -90,6 +90,7 @@ type Client struct {
 	state  State
 	server netip.AddrPort
 	nonce  []byte
+	open   bool // the relay wants no credentials before its first nonce
 
 	v4, v6      netip.AddrPort
 	expires     time.Time

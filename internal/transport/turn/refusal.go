@@ -8,6 +8,7 @@ import (
 
 // Error codes with a reaction of their own (transport §4.5).
 const (
+	codeBadRequest   = 400
 	codeUnauthorized = 401
 	codeUnknown      = 420
 	codeMismatch     = 437
@@ -105,6 +106,34 @@ func (c *Client) doubt(tx *transaction, m *pion.Message, now time.Time) {
 	if soon := tx.sent.Add(doubtGap); soon.Before(tx.next) {
 		tx.next = soon
 	}
+}
+
+// challengedOpenly handles the refusals that a relay of RFC 8489 leaves unsigned,
+// and reports whether this is one. Such a relay answers our first request, with
+// credentials but without NONCE, by 400 (§9.2.4): from then on it gets a request
+// without credentials first, and its challenges need no integrity (§9.2.5). Its 437
+// to an ALLOCATE comes before it looks at credentials. Whoever answers in the
+// relay's place, with our transaction id, can keep us from allocating by this; he
+// could drop our requests as well. What a refusal of credentials leads to still
+// takes a signed one, or doubt.
+func (c *Client) challengedOpenly(tx *transaction, m *pion.Message, now time.Time) bool {
+	code, ok := errorCode(m)
+	if !ok || m.Contains(pion.AttrMessageIntegrity) {
+		return false
+	}
+	switch {
+	case code == codeBadRequest && !c.open && !tx.withNonce:
+		c.open = true
+		c.remove(tx)
+		c.challenged(tx, now)
+		return true
+	case code == codeMismatch && tx.kind == allocate:
+		c.open = true
+		return c.refused(tx, m, now)
+	case c.open && (code == codeStaleNonce || code == codeUnauthorized && !tx.withNonce):
+		return c.refused(tx, m, now)
+	}
+	return false
 }
 
 func errorCode(m *pion.Message) (int, bool) {

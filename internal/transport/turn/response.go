@@ -39,6 +39,9 @@ func (c *Client) HandleDatagram(from netip.AddrPort, local netip.Addr, localPort
 	}
 	if tx.kind != binding {
 		if !c.integrity.Verify(b) {
+			if c.challengedOpenly(tx, m, now) {
+				return true
+			}
 			c.doubt(tx, m, now)
 			return false
 		}

@@ -144,6 +144,10 @@ func (c *Client) build(tx *transaction, id stun.TransactionID) []byte {
 	m.WriteHeader()
 	switch tx.kind {
 	case allocate, refresh:
+		// A REFRESH with these is one that RFC 8656 does not know (§7.2, §18.6).
+		if tx.kind == refresh && c.open {
+			break
+		}
 		m.Add(pion.AttrRequestedTransport, []byte{protocolUDP, 0, 0, 0})
 		m.Add(attrAdditionalFamily, []byte{familyIPv6, 0, 0, 0})
 	case deallocate:
@@ -155,7 +159,7 @@ func (c *Client) build(tx *transaction, id stun.TransactionID) []byte {
 	if c.cfg.Software != "" {
 		m.Add(pion.AttrSoftware, []byte(c.cfg.Software))
 	}
-	if tx.kind == binding {
+	if tx.kind == binding || c.open && len(c.nonce) == 0 {
 		return m.Raw
 	}
 	m.Add(pion.AttrUsername, []byte(c.cfg.Username))
