@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -182,5 +183,41 @@ func TestReadersNeverMissWhatIsReplaced(t *testing.T) {
 	}
 	if n := seen[1][Untouched].Load(); n > 0 {
 		t.Errorf("%d packets from the network were unknown", n)
+	}
+}
+
+// TestFiguresMayBeReadWhileTheWriterWrites is for the race detector.
+func TestFiguresMayBeReadWhileTheWriterWrites(t *testing.T) {
+	table := New(Config{})
+	done := make(chan struct{})
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			if s := table.Stats(); s.Proxies < 0 || s.Remembered < 0 || s.Opened < s.RefusedFull {
+				t.Errorf("figures %+v", s)
+			}
+			for m := range table.Mappings() {
+				if m.Domain == "" {
+					t.Error("half a mapping")
+				}
+			}
+		}
+	})
+	for i := range 200 {
+		proxy := netip.AddrFrom4([4]byte{100, 96, 1, byte(i)})
+		if _, err := table.Assign(Assignment{Resource: "r", Domain: fmt.Sprint("domain-", i), ProxyIPs: []netip.Addr{proxy}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	table.Remove("r")
+	close(done)
+	reading.Wait()
+	if s := table.Stats(); s.Proxies != 0 {
+		t.Errorf("%d proxies are left", s.Proxies)
 	}
 }

@@ -17,7 +17,7 @@ import (
 // each other's place.
 type index[T any] struct {
 	parts [indexParts]atomic.Pointer[part[T]]
-	items int // for the writer
+	items atomic.Int64 // written by the writer only
 }
 
 type part[T any] struct {
@@ -73,7 +73,7 @@ func (p *part[T]) find(h, at uint64) (item *T, next uint64) {
 	}
 }
 
-func (x *index[T]) len() int { return x.items }
+func (x *index[T]) len() int { return int(x.items.Load()) }
 
 // insert files item under h. A second item under one hash is found after the
 // first or before it.
@@ -88,7 +88,7 @@ func (x *index[T]) insert(h uint64, item *T) {
 		at.Store(p)
 	}
 	p.insert(h, item)
-	x.items++
+	x.items.Add(1)
 }
 
 // delete removes item, which was filed under h.
@@ -96,7 +96,7 @@ func (x *index[T]) delete(h uint64, item *T) {
 	at := &x.parts[h>>(64-partBits)]
 	p := at.Load()
 	p.delete(h, item)
-	x.items--
+	x.items.Add(-1)
 	if p.live == 0 {
 		at.Store(nil)
 	} else if len(p.slots) > minSlots && p.live*8 < len(p.slots) {
@@ -114,11 +114,11 @@ func (x *index[T]) clear() {
 	for i := range x.parts {
 		x.parts[i].Store(nil)
 	}
-	x.items = 0
+	x.items.Store(0)
 }
 
-// all yields each item once. Items may be deleted meanwhile; one that is may
-// still be yielded. None may be inserted.
+// all yields each item once. Of items that are inserted, replaced or deleted
+// meanwhile any may be yielded or missed.
 func (x *index[T]) all() iter.Seq[*T] {
 	return func(yield func(*T) bool) {
 		for i := range x.parts {

@@ -130,7 +130,7 @@ func (t *Table) Resources(proxy netip.Addr) []string {
 	return nil
 }
 
-// Mappings yields each mapping. The table must not be changed meanwhile.
+// Mappings yields each mapping. Of what changes meanwhile it may miss some.
 func (t *Table) Mappings() iter.Seq[*Mapping] { return t.mappings.all() }
 
 // Invalidate ends the sessions through proxy addresses that were set up for
@@ -251,12 +251,12 @@ func proxyKey(a netip.Addr) (uint64, bool) {
 	if !policy.IsProxy(a) {
 		return 0, false
 	}
-	b := a.As16() // of an IPv4 address the end is the same as that of its mapped form
-	key := uint64(binary.BigEndian.Uint32(b[12:])&hostMask) << insideHost
-	if a.Is6() {
-		key |= 1 << insideIs6
+	if a.Is4() {
+		b := a.As4()
+		return uint64(binary.BigEndian.Uint32(b[:])&hostMask) << insideHost, true
 	}
-	return key, true
+	b := a.As16()
+	return uint64(binary.BigEndian.Uint32(b[12:])&hostMask)<<insideHost | 1<<insideIs6, true
 }
 
 // proxyAddr returns the address that proxyKey has packed.

@@ -14,6 +14,7 @@ package nat
 
 import (
 	"math/bits"
+	"sync/atomic"
 
 	"firezone-gateway/internal/packet"
 )
@@ -79,9 +80,9 @@ type Config struct {
 	Seed uint64
 }
 
-// Table is the address translation of one client. ToResource, ToClient and
-// Lookup may be called by any number of goroutines at any time; all other
-// methods by one goroutine at a time. A Table outlives its writer: the next one
+// Table is the address translation of one client. ToResource, ToClient,
+// Lookup, Mappings and Stats may be called by any number of goroutines at any
+// time; all other methods by one goroutine at a time. A Table outlives its writer: the next one
 // goes on with it.
 type Table struct {
 	mappings index[Mapping]
@@ -94,7 +95,7 @@ type Table struct {
 	ports      map[portSpace]*portSet
 	remembered queue // ended sessions, the oldest first
 	version    uint64
-	stats      Stats
+	stats      counters
 }
 
 // Stats counts what a Table holds and what happened to it.
@@ -119,18 +120,27 @@ func New(c Config) *Table {
 	return &Table{max: c, seed: [2]uint64{spread(c.Seed), spread(c.Seed + 1)}, ports: make(map[portSpace]*portSet)}
 }
 
-// Stats returns the current figures.
+// counters is what Stats counts, written by the writer only.
+type counters struct {
+	opened, ended, refusedFull, refusedExhausted, resets atomic.Uint64
+}
+
+// Stats returns the current figures, which are consistent one by one.
 func (t *Table) Stats() Stats {
-	s := t.stats
-	s.Proxies, s.Sessions = t.mappings.len(), t.inside.len()
-	s.Remembered = t.outside.len() - s.Sessions
+	c := &t.stats
+	s := Stats{
+		Proxies: t.mappings.len(), Sessions: t.inside.len(),
+		Opened: c.opened.Load(), Ended: c.ended.Load(),
+		RefusedFull: c.refusedFull.Load(), RefusedExhausted: c.refusedExhausted.Load(), Resets: c.resets.Load(),
+	}
+	s.Remembered = max(0, t.outside.len()-s.Sessions)
 	return s
 }
 
 // Reset forgets everything: mappings, sessions and the memory of ended ones.
 func (t *Table) Reset() {
-	t.stats.Ended += uint64(t.inside.len())
-	t.stats.Resets++
+	t.stats.ended.Add(uint64(t.inside.len()))
+	t.stats.resets.Add(1)
 	t.inside.clear()
 	t.outside.clear()
 	t.mappings.clear()

@@ -16,12 +16,12 @@ func (t *Table) Open(v *packet.View, now int64) Result {
 		t.end(s) // its time is up, the sweep has not come by
 	}
 	if t.inside.len() >= t.max.MaxSessions {
-		t.stats.RefusedFull++
+		t.stats.refusedFull.Add(1)
 		return Full
 	}
 	k, ok := t.freeOutside(makeOutsideKey(v.Kind, t.mapping(proxy).Real, v.SrcPort), now)
 	if !ok {
-		t.stats.RefusedExhausted++
+		t.stats.refusedExhausted.Add(1)
 		return Exhausted
 	}
 	s := &session{inside: key, high: k.high, low: k.low, outside: uint16(k.meta)}
@@ -56,7 +56,7 @@ func (t *Table) begin(s *session, k outsideKey) {
 	}
 	t.inside.insert(t.insideHash(s.inside), s)
 	t.markPort(k, true)
-	t.stats.Opened++
+	t.stats.opened.Add(1)
 }
 
 // end ends s and remembers its outside.
@@ -64,7 +64,7 @@ func (t *Table) end(s *session) {
 	s.state.Or(ended)
 	t.inside.delete(t.insideHash(s.inside), s)
 	t.markPort(s.outsideKey(), false)
-	t.stats.Ended++
+	t.stats.ended.Add(1)
 	if oldest := t.remembered.push(s, t.max.MaxRemembered); oldest != nil {
 		t.outside.delete(t.outsideHash(oldest.outsideKey()), oldest)
 	}

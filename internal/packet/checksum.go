@@ -60,8 +60,8 @@ func (s Sum) Checksum() uint16 {
 
 // Delta collects changes to checksummed data so that a checksum field can be
 // corrected without reading the rest (RFC 1624 equation 3). The zero value is
-// no change. It holds up to 2^15 changed words.
-type Delta uint32
+// no change, and the sum of two is both. It holds 2^28 changes.
+type Delta uint64
 
 // Word returns the delta with one aligned 16-bit word changed.
 func (d Delta) Word(from, to uint16) Delta {
@@ -69,14 +69,15 @@ func (d Delta) Word(from, to uint16) Delta {
 }
 
 // Addr returns the delta with one address changed to another one of the same
-// family.
+// family. It adds 32 bits at a time, which folds to the same checksum.
 func (d Delta) Addr(from, to netip.Addr) Delta {
 	if from.Is4() {
 		f, t := from.As4(), to.As4()
-		return d.words(f[:], t[:])
+		return d + Delta(^binary.BigEndian.Uint32(f[:])) + Delta(binary.BigEndian.Uint32(t[:]))
 	}
 	f, t := from.As16(), to.As16()
-	return d.words(f[:], t[:])
+	return d + halves(^binary.BigEndian.Uint64(f[:8])) + halves(^binary.BigEndian.Uint64(f[8:])) +
+		halves(binary.BigEndian.Uint64(t[:8])) + halves(binary.BigEndian.Uint64(t[8:]))
 }
 
 // Apply returns the checksum field corrected by d. It never returns 0: 0xffff
@@ -90,12 +91,7 @@ func (d Delta) Apply(field uint16) uint16 {
 	return sum
 }
 
-func (d Delta) words(from, to []byte) Delta {
-	for i := 0; i < len(from) && i < len(to); i += 2 {
-		d = d.Word(binary.BigEndian.Uint16(from[i:]), binary.BigEndian.Uint16(to[i:]))
-	}
-	return d
-}
+func halves(x uint64) Delta { return Delta(x>>32) + Delta(uint32(x)) }
 
 // ValidChecksums reports whether the IPv4 header checksum and the checksum of
 // TCP, UDP, ICMP or ICMPv6 are right. A UDP checksum of 0 over IPv4 counts as

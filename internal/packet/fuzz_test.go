@@ -106,9 +106,7 @@ func checkAnswer(t *testing.T, v *View) {
 		if !a.ValidChecksums() {
 			t.Fatal("answer: checksum")
 		}
-		if err := packettest.Verify(answer, byte(a.Protocol), a.Transport); err != nil {
-			t.Fatalf("answer: %v", err)
-		}
+		verify(t, "answer", answer, a.Protocol, a.Transport)
 		if again := AppendUnreachable(nil, &a, u); again != nil {
 			t.Fatal("an answer was answered")
 		}
@@ -133,8 +131,8 @@ func checkRewrite(t *testing.T, v *View) {
 	if r := again.Parse(w.B); r != drop.None || again.Kind != w.Kind || again.SrcPort != w.SrcPort || again.DstPort != w.DstPort {
 		t.Fatalf("after rewriting: %v, %v", r, again.Kind)
 	}
-	if err := packettest.Verify(w.B, byte(w.Protocol), w.Transport); right && err != nil {
-		t.Fatalf("after rewriting: %v", err)
+	if right {
+		verify(t, "after rewriting", w.B, w.Protocol, w.Transport)
 	}
 }
 

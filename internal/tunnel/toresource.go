@@ -1,6 +1,8 @@
 package tunnel
 
 import (
+	"net/netip"
+
 	"firezone-gateway/internal/drop"
 	"firezone-gateway/internal/packet"
 	"firezone-gateway/internal/policy"
@@ -19,6 +21,8 @@ func (t *Tunnel) toResource(c *Client, bufs [][]byte, offset int, now int64) [][
 	}
 	var (
 		v     packet.View
+		last  trip
+		given policy.Verdict // on last
 		rules = c.policy.Load()
 		nat   = c.nat.Load()
 		names = nat.proxies()
@@ -31,7 +35,10 @@ func (t *Tunnel) toResource(c *Client, bufs [][]byte, offset int, now int64) [][
 			c.drops.Add(fault, 1)
 			continue
 		}
-		switch verdict := rules.Outbound(&v, names, now); verdict.Action {
+		if this := tripOf(&v); given.Action != policy.Forward || this != last {
+			last, given = this, rules.Outbound(&v, names, now)
+		}
+		switch given.Action {
 		case policy.Forward:
 			if !t.translate(c, nat, &v, now) {
 				continue
@@ -41,12 +48,12 @@ func (t *Tunnel) toResource(c *Client, bufs [][]byte, offset int, now int64) [][
 		case policy.Control:
 			c.control(pkt)
 		case policy.Reject:
-			c.drops.Add(verdict.Reason, 1)
+			c.drops.Add(given.Reason, 1)
 			if c.answers.take(now) {
-				t.answer(c, &v, verdict.Answer)
+				t.answer(c, &v, given.Answer)
 			}
 		default:
-			c.drops.Add(verdict.Reason, 1)
+			c.drops.Add(given.Reason, 1)
 		}
 	}
 	if len(kept) > 0 {
@@ -60,3 +67,14 @@ func (t *Tunnel) toResource(c *Client, bufs [][]byte, offset int, now int64) [][
 func (t *Tunnel) answer(c *Client, v *packet.View, code packet.Unreachable) {
 	t.inject.push(c, func(dst []byte) []byte { return packet.AppendUnreachable(dst, v, code) })
 }
+
+// trip is all that a verdict to forward a packet depends on. A batch is mostly one
+// flow, of which only the first packet has to be judged.
+type trip struct {
+	src, dst netip.Addr
+	protocol packet.Protocol
+	kind     packet.Kind
+	port     uint16
+}
+
+func tripOf(v *packet.View) trip { return trip{v.Src, v.Dst, v.Protocol, v.Kind, v.DstPort} }

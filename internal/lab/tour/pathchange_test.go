@@ -12,7 +12,7 @@ const (
 	// fallLimit is how long a client takes to leave a direct path that is blocked:
 	// the original gives a pair up after 12 checks, 15.25 s (transport §2.7), and
 	// TCP tries again at growing distances.
-	fallLimit = 30 * time.Second
+	fallLimit = time.Minute
 	// climbLimit is how long it may take to return: our side checks a silent path
 	// at least every 25 s.
 	climbLimit = 40 * time.Second
