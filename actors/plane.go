@@ -56,6 +56,7 @@ type Plane struct {
 	siblings  remembered[messages.Siblings]        // gateway
 	addresses remembered[messages.TunnelAddresses] // portal
 	memory    portalMemory                         // portal
+	link      remembered[portalLink]               // portal
 	relays    remembered[[]portal.DualStackRelay]  // transport
 	offers    remembered[messages.RelaysChanged]   // transport
 	served    remembered[[]netip.Addr]             // dns

@@ -77,6 +77,12 @@ type portalMemory struct {
 	connections messages.Connection // opened by this process
 }
 
+// portalLink tells status how the channel is.
+type portalLink struct {
+	route portal.Route // unknown while it is not joined
+	since time.Time    // zero before it was joined first
+}
+
 // portalActor owns the channel: login, join, heartbeats, back-off, and the order
 // of what goes in and out.
 //
@@ -302,7 +308,9 @@ func (a *portalActor) abort() {
 
 // detach forgets the connection and returns it, nil if there is none.
 func (a *portalActor) detach() *ws.Conn {
-	a.plane.joined.Store(false)
+	if a.plane.joined.Swap(false) {
+		a.plane.link.store(portalLink{since: time.Now()})
+	}
 	a.timers.Cancel(sessionTimer)
 	conn := a.conn
 	a.conn, a.session, a.unread, a.full = nil, nil, false, false

@@ -104,6 +104,7 @@ func (a *portalActor) event(ctx actorkit.Context, e portal.Event) {
 	case portal.Joined:
 		ctx.Logger().Info("joined the portal", "route", a.conn.Route())
 		a.memory.backoff.Success()
+		a.plane.link.store(portalLink{a.conn.Route(), time.Now()})
 		a.plane.joined.Store(true)
 	case portal.Received:
 		e.Skipped.AddTo(a.plane.Drops)

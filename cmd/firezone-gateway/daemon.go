@@ -32,6 +32,7 @@ const (
 
 // daemon is a gateway on a host that has all it needs.
 type daemon struct {
+	began        time.Time
 	flags        *flags
 	log          *slog.Logger
 	drops        *drop.Counters
@@ -61,7 +62,7 @@ func prepare(ctx context.Context, f *flags, log *slog.Logger) (*daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("login: %w", err)
 	}
-	d := &daemon{flags: f, log: log, drops: &drop.Counters{}}
+	d := &daemon{began: time.Now(), flags: f, log: log, drops: &drop.Counters{}}
 	d.providers, d.endTelemetry, err = telemetry.Setup(ctx, telemetry.Config{
 		ServiceName: "firezone-gateway", ServiceVersion: version, InstanceID: portal.ExternalID(id),
 		Endpoint: f.OTLPEndpoint, Logger: log,
@@ -117,7 +118,7 @@ func (d *daemon) serve(ctx context.Context, hangups <-chan os.Signal) (code int,
 	if err != nil {
 		return exitFailure, err
 	}
-	stop := d.allowResets(ctx, tree.Reset, hangups)
+	stop := d.allowControl(ctx, tree, hangups)
 	code, err = tree.Wait(ctx)
 	stop()
 	// The rules go first: once the device is gone, they may be another gateway's.

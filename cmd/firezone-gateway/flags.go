@@ -24,7 +24,10 @@ const description = `Gateway of a Firezone account: clients reach private resour
 It needs a token, CAP_NET_ADMIN and /dev/net/tun, and connects out only: to the portal over a websocket, to relays and clients over UDP (port 52625, no inbound rule needed). Packets of clients leave through the host's routing; let the host forward and masquerade them, or use --masquerade.
 
   FIREZONE_TOKEN=... firezone-gateway --masquerade
-  firezone-gateway reset    give the running gateway a new key, see reset --help
+  firezone-gateway status   what the running gateway does, and what is wrong with it
+  firezone-gateway watch    what changes in it, line by line
+  firezone-gateway explain  what it would do with a packet of a client, and why
+  firezone-gateway reset    give it a new key; each of these has a --help
 
 The token comes from the command line, else from FIREZONE_TOKEN, else from a systemd credential of that name (LoadCredential=FIREZONE_TOKEN:/etc/firezone/gateway-token). A value that names a file or a pipe stands for its content.
 
@@ -138,8 +141,10 @@ var semver = regexp.MustCompile(`^(0|[1-9]\d{0,5})\.(0|[1-9]\d{0,5})\.(0|[1-9]\d
 
 // validate checks what the parser cannot. Its errors are usage errors.
 func (f *flags) validate() error {
-	if f.Token == resetCommand {
-		return errors.New("a command comes before its flags: firezone-gateway reset --help")
+	for name := range commands {
+		if f.Token == name {
+			return fmt.Errorf("a command comes before its flags: firezone-gateway %s --help", name)
+		}
 	}
 	if err := checkURL(f.APIURL); err != nil {
 		return fmt.Errorf("--api-url: %w, expected something like wss://api.firezone.dev", err)

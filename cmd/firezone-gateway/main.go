@@ -37,9 +37,9 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 // run is the process: it returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
-	// The daemon's only argument is its token, which is never this word.
-	if len(args) > 0 && args[0] == resetCommand {
-		return runReset(args[1:], stdout, stderr)
+	// The daemon's only argument is its token, which is never one of these words.
+	if len(args) > 0 && commands[args[0]] != nil {
+		return commands[args[0]](args[1:], stdout, stderr)
 	}
 	f, err := parse(args, stdout, stderr)
 	var log *slog.Logger

@@ -5,6 +5,7 @@ import (
 	"os"
 	"sync"
 
+	"firezone-gateway/actors"
 	"firezone-gateway/internal/admin"
 	"firezone-gateway/internal/host"
 	"firezone-gateway/internal/telemetry"
@@ -14,10 +15,13 @@ import (
 // error when ctx ends first. It logs the cause.
 type resetFunc func(ctx context.Context, cause string) error
 
-// allowResets resets the gateway at the word of its operator and when the host
-// has changed, until ctx ends or the function returned is called. That waits for
-// what is under way.
-func (d *daemon) allowResets(ctx context.Context, reset resetFunc, hangups <-chan os.Signal) (stop func()) {
+// allowControl serves the operator, and resets the gateway at their word and when
+// the host has changed, until ctx ends or the function returned is called. That
+// waits for what is under way.
+func (d *daemon) allowControl(ctx context.Context, tree *actors.Tree, hangups <-chan os.Signal) (stop func()) {
+	reset := tree.Reset
+	ops := d.looks(ctx, tree)
+	ops.Reset = func(ctx context.Context) error { return reset(ctx, "command") }
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	running.Go(func() { d.onHangup(ctx, reset, hangups) })
@@ -29,7 +33,7 @@ func (d *daemon) allowResets(ctx context.Context, reset resetFunc, hangups <-cha
 			})
 		})
 	}
-	closeControl := d.openControl(reset)
+	closeControl := d.openControl(ops)
 	return func() {
 		cancel()
 		closeControl()
@@ -58,13 +62,11 @@ func (d *daemon) resetNow(ctx context.Context, reset resetFunc, cause string) {
 }
 
 // openControl opens the control socket. The gateway works without as well.
-func (d *daemon) openControl(reset resetFunc) (closeIt func()) {
+func (d *daemon) openControl(ops admin.Operations) (closeIt func()) {
 	if d.flags.ControlSocket == noControlSocket {
 		return func() {}
 	}
-	control, err := admin.ServeControl(d.flags.ControlSocket, admin.Operations{
-		Reset: func(ctx context.Context) error { return reset(ctx, "command") },
-	})
+	control, err := admin.ServeControl(d.flags.ControlSocket, ops)
 	if err != nil {
 		d.log.Warn("going on without control socket", "error", advise(err))
 		return func() {}

@@ -29,13 +29,46 @@ type Control struct {
 
 // Reset asks the gateway for a new key pair and waits until it is in use. When
 // ctx ends first, it may still happen.
-func (c Control) Reset(ctx context.Context) error { return c.post(ctx, "/reset") }
+func (c Control) Reset(ctx context.Context) error {
+	return c.do(ctx, http.MethodPost, "/reset", func(io.Reader) error { return nil })
+}
 
-func (c Control) post(ctx context.Context, request string) error {
+// Status asks the gateway how it is.
+func (c Control) Status(ctx context.Context) (s Status, err error) {
+	err = c.do(ctx, http.MethodGet, "/status", decode(&s, maxAnswer))
+	return s, err
+}
+
+// Explain asks the gateway what it would do with a packet.
+func (c Control) Explain(ctx context.Context, q Question) (e Explanation, err error) {
+	err = c.do(ctx, http.MethodGet, "/explain?"+q.query(), decode(&e, maxAnswer))
+	return e, err
+}
+
+// maxAnswer is more than the status of a gateway that is full of clients.
+const maxAnswer = 64 << 20
+
+// decode returns a reader of one JSON value of at most limit bytes.
+func decode(v any, limit int64) func(io.Reader) error {
+	return func(r io.Reader) error {
+		limited := &io.LimitedReader{R: r, N: limit}
+		err := json.NewDecoder(limited).Decode(v)
+		if err != nil && limited.N <= 0 {
+			return fmt.Errorf("answer of more than %d bytes", limit)
+		}
+		if err != nil {
+			return fmt.Errorf("answer: %w", err)
+		}
+		return nil
+	}
+}
+
+// do sends a request and has the body of a good answer read.
+func (c Control) do(ctx context.Context, method, request string, read func(io.Reader) error) error {
 	if err := CheckControlPath(c.Path); err != nil {
 		return fmt.Errorf("control socket: %w", err)
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://gateway"+request, nil)
+	r, err := http.NewRequestWithContext(ctx, method, "http://gateway"+request, nil)
 	if err != nil {
 		return err
 	}
@@ -51,7 +84,10 @@ func (c Control) post(ctx context.Context, request string) error {
 		return fmt.Errorf("control socket %s: %w", c.Path, unreachable(err))
 	}
 	defer resp.Body.Close()
-	return verdict(resp)
+	if err := verdict(resp); err != nil {
+		return err
+	}
+	return read(resp.Body)
 }
 
 // unreachable names the causes that an operator can do something about.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"sync/atomic"
 	"time"
 )
@@ -17,9 +18,11 @@ import (
 const (
 	maxConns    = 16
 	maxResets   = 4 // at a time
+	maxLooks    = 4 // of each kind at a time
 	maxBody     = 4 << 10
 	readLimit   = 5 * time.Second // for the header, and again for the body
 	resetLimit  = 30 * time.Second
+	lookLimit   = 5 * time.Second
 	answerLimit = 5 * time.Second
 )
 
@@ -27,14 +30,19 @@ var (
 	errEnding  = errors.New("the gateway is ending")
 	errTooLong = fmt.Errorf("not done within %v, it may still happen", resetLimit)
 	errBusy    = errors.New("too many requests of this kind at a time")
+	errLate    = fmt.Errorf("not found out within %v", lookLimit)
 )
 
 // Operations are what a gateway does at the word of its operator. They are
 // called concurrently, with a context that ends when the one who asked goes away
-// or the server closes.
+// or the server closes. Of those that are nil the server knows nothing.
 type Operations struct {
 	// Reset gives the gateway a new key pair and returns when that is in use.
 	Reset func(ctx context.Context) error
+	// Status describes the gateway.
+	Status func(ctx context.Context) (Status, error)
+	// Explain answers a valid question. That the packet would not pass is no error.
+	Explain func(ctx context.Context, q Question) (Explanation, error)
 }
 
 // ControlServer takes orders over HTTP on a Unix socket.
@@ -47,16 +55,20 @@ type ControlServer struct {
 
 // ServeControl listens on the Unix socket path, see CheckControlPath, which only
 // this user and root can use, and answers POST /reset by ops.Reset: with 200 and
-// {} when it was done, else with another status and {"error":"…"}. A missing
-// directory is made. A socket that a dead process left behind is replaced; one
-// on which a process answers is left to it and the error is ErrTaken.
+// {} when it was done, else with another status and {"error":"…"}. GET /status
+// is answered with a Status, and GET /explain?client=…&to=… with an Explanation;
+// the client and the destination are written as in Question and
+// ParseDestination.
+//
+// A missing directory is made. A socket that a dead process left behind is
+// replaced; one on which a process answers is left to it and the error is
+// ErrTaken.
 func ServeControl(path string, ops Operations) (*ControlServer, error) {
 	l, err := listenSocket(path)
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST /reset", limited(maxResets, ops.reset))
+	mux := ops.mux()
 	ctx, cancel := context.WithCancelCause(context.Background())
 	s := &ControlServer{
 		http: &http.Server{
@@ -99,6 +111,20 @@ type failure struct {
 	Error string `json:"error"`
 }
 
+func (o Operations) mux() *http.ServeMux {
+	mux := http.NewServeMux()
+	if o.Reset != nil {
+		mux.HandleFunc("POST /reset", limited(maxResets, o.reset))
+	}
+	if o.Status != nil {
+		mux.HandleFunc("GET /status", limited(maxLooks, o.status))
+	}
+	if o.Explain != nil {
+		mux.HandleFunc("GET /explain", limited(maxLooks, o.explain))
+	}
+	return mux
+}
+
 func (o Operations) reset(w http.ResponseWriter, r *http.Request) {
 	var request struct{}
 	if err := readBody(w, r, &request); err != nil {
@@ -111,14 +137,43 @@ func (o Operations) reset(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeoutCause(r.Context(), resetLimit, errTooLong)
 	defer cancel()
-	if err := o.Reset(ctx); err != nil {
+	conclude(ctx, w, struct{}{}, o.Reset(ctx))
+}
+
+func (o Operations) status(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeoutCause(r.Context(), lookLimit, errLate)
+	defer cancel()
+	s, err := o.Status(ctx)
+	conclude(ctx, w, s, err)
+}
+
+func (o Operations) explain(w http.ResponseWriter, r *http.Request) {
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		refuse(w, http.StatusBadRequest, err)
+		return
+	}
+	q, err := parseQuestion(values)
+	if err != nil {
+		refuse(w, http.StatusBadRequest, err)
+		return
+	}
+	ctx, cancel := context.WithTimeoutCause(r.Context(), lookLimit, errLate)
+	defer cancel()
+	e, err := o.Explain(ctx, q)
+	conclude(ctx, w, e, err)
+}
+
+// conclude answers with what an operation yielded.
+func conclude(ctx context.Context, w http.ResponseWriter, body any, err error) {
+	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
 		refuse(w, http.StatusServiceUnavailable, err)
 		return
 	}
-	answer(w, http.StatusOK, struct{}{})
+	answer(w, http.StatusOK, body)
 }
 
 // limited lets n requests through at a time and refuses the others.
