@@ -11,8 +11,8 @@ import (
 const (
 	// fallLimit is how long a client takes to leave a direct path that is blocked:
 	// the original gives a pair up after 12 checks, 15.25 s (transport §2.7), and
-	// TCP tries again at growing distances.
-	fallLimit = time.Minute
+	// TCP tries again at growing distances: after 25 s, and after 51 s.
+	fallLimit = 75 * time.Second
 	// climbLimit is how long it may take to return: our side checks a silent path
 	// at least every 25 s.
 	climbLimit = 40 * time.Second
