@@ -364,3 +364,9 @@ func key(t *testing.T, text string) [32]byte {
 	}
 	return [32]byte(b)
 }
+
+func TestRelayRealm(t *testing.T) {
+	if RelayRealm != "firezone" {
+		t.Errorf("rule 36: the realm is %q", RelayRealm)
+	}
+}

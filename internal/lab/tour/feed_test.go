@@ -92,10 +92,6 @@ func (f *feed) run() error {
 		default:
 		}
 		begin := time.Now()
-		// A deadline for one piece, so that a dead tunnel ends the download.
-		if err := f.conn.SetReadDeadline(begin.Add(stepLimit)); err != nil {
-			return err
-		}
 		n, err := io.ReadFull(response.Body, piece)
 		f.sum.Write(piece[:n])
 		f.bytes += int64(n)
@@ -117,9 +113,17 @@ func (f *feed) run() error {
 // received returns how many bytes have arrived so far.
 func (f *feed) received() int64 { return f.arrived.Load() }
 
-// end stops the download and waits for it.
+// end stops the download and waits for the piece in progress, in a dead tunnel
+// for stepLimit at most.
 func (f *feed) end() {
 	f.once.Do(func() { close(f.stop) })
+	select {
+	case <-f.done:
+		return
+	case <-time.After(stepLimit):
+	}
+	// Without effect on a closed connection, and run is done then.
+	_ = f.conn.SetReadDeadline(time.Now())
 	<-f.done
 }
 

@@ -10,13 +10,20 @@ import (
 
 const (
 	// fallLimit is how long a client takes to leave a direct path that is blocked:
-	// the original gives a pair up after 12 checks, 15.25 s (transport §2.7), and
-	// TCP tries again at growing distances: after 25 s, and after 51 s.
-	fallLimit = 75 * time.Second
+	// the original gives a pair up after 12 checks, 15.25 s (transport §2.7).
+	fallLimit = 20 * time.Second
+	// resumeSlack is what may come on top of TCP's own pause, see resumeLimit.
+	resumeSlack = 3 * time.Second
 	// climbLimit is how long it may take to return: our side checks a silent path
 	// at least every 25 s.
 	climbLimit = 40 * time.Second
 )
+
+// resumeLimit is how long a download may stand still whose path was dead for as
+// long as dead: TCP tries again when twice the time since the first loss has
+// passed, so that its last attempt in vain may have been just before the path
+// worked.
+func resumeLimit(dead time.Duration) time.Duration { return 2*dead + resumeSlack }
 
 // original are the options of a World with one relay, whose client looks for
 // paths as the original does.
@@ -53,6 +60,9 @@ func TestTourFallsToTheRelayAndClimbsBack(t *testing.T) {
 			w.block(t, true)
 			w.awaitRelayed(t)
 			fell := time.Since(begin)
+			if fell > fallLimit {
+				t.Errorf("client on the relay after %.1f s", fell.Seconds())
+			}
 			feed.awaitBytes(t, 1e6)
 			t.Logf("client on the relay %.1f s after the block, 1 MB more after %.1f s", fell.Seconds(), time.Since(begin).Seconds())
 			if err := pause(t.Context(), c.blocked); err != nil {
@@ -69,7 +79,7 @@ func TestTourFallsToTheRelayAndClimbsBack(t *testing.T) {
 			if moved := after.ToPeers.Bytes - before.ToPeers.Bytes + after.FromPeers.Bytes - before.FromPeers.Bytes; moved > 1e6 {
 				t.Errorf("%d bytes still went through the relay", moved)
 			}
-			feed.unharmed(t, fallLimit)
+			feed.unharmed(t, resumeLimit(fell))
 			require(t, w, pingAnswered, pathIsDirect, gatewayLeaves)
 		})
 	}

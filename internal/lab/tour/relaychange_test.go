@@ -81,12 +81,11 @@ func (w *World) relayAt(a netip.Addr) int {
 	})
 }
 
-// awaitBytes waits until the download has got on by n bytes: TCP tries again 25 s
-// after the first loss, and then after 51 s.
+// awaitBytes waits until the download has got on by n bytes.
 func (f *feed) awaitBytes(t *testing.T, n int64) {
 	t.Helper()
 	until := f.received() + n
-	if err := await(within(t, 2*stepLimit), "the download stands still", func() bool { return f.received() >= until }); err != nil {
+	if err := await(within(t, stepLimit), "the download stands still", func() bool { return f.received() >= until }); err != nil {
 		t.Fatal(err)
 	}
 }
