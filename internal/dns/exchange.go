@@ -122,6 +122,7 @@ func (x *exchange) judge(o outcome) {
 	a.ended = true
 	x.waiting--
 	now := time.Now()
+	x.u.measured.attempt(x.overTCP, o.reply, o.err, now.Sub(a.began))
 	x.u.mu.Lock()
 	defer x.u.mu.Unlock()
 	switch {
@@ -155,6 +156,7 @@ func (x *exchange) abandon() {
 	defer x.u.mu.Unlock()
 	for _, a := range x.attempts {
 		if !a.ended {
+			x.u.measured.attempt(x.overTCP, reply{}, context.DeadlineExceeded, now.Sub(a.began))
 			x.health.failed(a.server, now)
 		}
 	}

@@ -17,6 +17,7 @@ type Forwarder struct {
 	slots   chan struct{}
 	timeout time.Duration
 	counts  counts
+	queries queries
 }
 
 // NewForwarder returns a Forwarder for at most MaxForwarded queries at once.
@@ -75,6 +76,7 @@ func (f *Forwarder) admit(wire []byte) (query *dns.Msg, answer []byte) {
 		return nil, nil
 	case query.Opcode != dns.OpcodeQuery:
 		f.counts.refused.Add(1)
+		f.queries.add(query, dns.RcodeNotImplemented)
 		return nil, fail(query, dns.RcodeNotImplemented)
 	}
 	select {
@@ -82,6 +84,7 @@ func (f *Forwarder) admit(wire []byte) (query *dns.Msg, answer []byte) {
 		return query, nil
 	default:
 		f.count(&f.counts.overflow, drop.DNSOverflow)
+		f.queries.add(query, dns.RcodeServerFailure)
 		return nil, fail(query, dns.RcodeServerFailure)
 	}
 }
@@ -99,9 +102,11 @@ func (f *Forwarder) forward(serving context.Context, query *dns.Msg, wire []byte
 	}
 	if err != nil {
 		f.counts.failed.Add(1)
+		f.queries.add(query, dns.RcodeServerFailure)
 		return fail(query, dns.RcodeServerFailure)
 	}
 	f.counts.answered.Add(1)
+	f.queries.add(query, r.msg.Rcode)
 	if overTCP {
 		return r.wire
 	}

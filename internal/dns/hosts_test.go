@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"firezone-gateway/internal/hammer"
 )
 
 func TestParseHosts(t *testing.T) {
@@ -48,7 +50,11 @@ func TestHostsAreBounded(t *testing.T) {
 	}
 }
 
-func FuzzHosts(f *testing.F) {
+func FuzzHosts(f *testing.F) { fuzzHosts(f) }
+
+func TestHammerHosts(t *testing.T) { hammer.Test(t, "FuzzHosts", fuzzHosts) }
+
+func fuzzHosts(f hammer.F) {
 	f.Add([]byte("192.0.2.1 a.example b # c\nfe80::1%eth0 d.\n"))
 	f.Add([]byte("::1 localhost\r\n\xff\x00"))
 	f.Fuzz(func(t *testing.T, text []byte) {

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/miekg/dns"
+
+	"firezone-gateway/internal/hammer"
 )
 
 // edit returns a copy of wire with one byte changed.
@@ -180,7 +182,11 @@ func TestAnnouncedSize(t *testing.T) {
 	}
 }
 
-func FuzzQuery(f *testing.F) {
+func FuzzQuery(f *testing.F) { fuzzQuery(f) }
+
+func TestHammerQuery(t *testing.T) { hammer.Test(t, "FuzzQuery", fuzzQuery) }
+
+func fuzzQuery(f hammer.F) {
 	f.Add(packed(query("a.example", dns.TypeTXT)))
 	f.Add(packed(query("_sip._tcp.A.example", dns.TypeSRV).SetEdns0(1232, true)))
 	f.Add([]byte("\x00\x01\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\xc0\x0c\x00\x10\x00\x01"))
@@ -223,7 +229,22 @@ func FuzzQuery(f *testing.F) {
 	})
 }
 
-func FuzzAnswer(f *testing.F) {
+func FuzzAnswer(f *testing.F) { fuzzAnswer(f) }
+
+// TestHammerAnswer has answers repeat the query's identifier and question.
+func TestHammerAnswer(t *testing.T) {
+	hammer.Test(t, "FuzzAnswer", fuzzAnswer, func(args []any) {
+		query, answer := args[0].([]byte), args[1].([]byte)
+		copy(answer, query[:min(2, len(query))])
+		if len(answer) > 12 && len(query) > 12 {
+			answer[2] |= 0x80
+			copy(answer[4:6], query[4:6])
+			copy(answer[12:], query[12:])
+		}
+	})
+}
+
+func fuzzAnswer(f hammer.F) {
 	q := query("a.example", dns.TypeA)
 	q.Id = 1
 	alias := &dns.CNAME{Hdr: header(q, dns.TypeCNAME), Target: "b.example."}

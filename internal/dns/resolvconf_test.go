@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"firezone-gateway/internal/hammer"
 	"firezone-gateway/internal/policy"
 )
 
@@ -60,7 +61,11 @@ func TestParseResolvConf(t *testing.T) {
 	}
 }
 
-func FuzzResolvConf(f *testing.F) {
+func FuzzResolvConf(f *testing.F) { fuzzResolvConf(f) }
+
+func TestHammerResolvConf(t *testing.T) { hammer.Test(t, "FuzzResolvConf", fuzzResolvConf) }
+
+func fuzzResolvConf(f hammer.F) {
 	for _, seed := range []string{
 		"nameserver 192.0.2.1\nsearch a.example b\noptions ndots:2\n",
 		"nameserver fe80::1%eth0 # c\r\ndomain x.\n", "options ndots:99999999999999999999", ";\n#\n\x00",

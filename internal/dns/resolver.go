@@ -166,7 +166,11 @@ func (r *Resolver) join(name string) (*lookup, error) {
 		l = &lookup{done: make(chan struct{})}
 		r.lookups[name] = l
 		r.work.Go(func() {
+			began := time.Now()
 			l.resolution = r.resolve(name)
+			if r.ctx.Err() == nil { // what Close cut short tells nothing
+				r.up.measured.lookups[l.resolution.Outcome].add(time.Since(began))
+			}
 			r.mu.Lock()
 			delete(r.lookups, name)
 			r.mu.Unlock()

@@ -47,6 +47,8 @@ type Upstreams struct {
 	mu         sync.Mutex
 	configured []netip.Addr // of both healths
 	udp, tcp   health       // a server may be reached over one transport only
+
+	measured measured
 }
 
 // NewUpstreams returns Upstreams that read resolv.conf on first use.

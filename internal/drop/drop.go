@@ -15,7 +15,7 @@ const (
 	// Client to resource, judged on the decrypted packet.
 	Malformed       // headers or lengths are inconsistent (dataplane §1.2)
 	Fragment        // IP fragments cannot be filtered (dataplane §1.2)
-	Oversize        // inner packet above 1280 bytes
+	Oversize        // inner packet above 1280 bytes, or would be as IPv6
 	Multicast       // destination is multicast
 	OutboundICMP    // ICMP error sent by a client
 	ForeignSource   // source is not one of the client's tunnel addresses
@@ -28,7 +28,8 @@ const (
 	Unresolved      // proxy address without a real address
 	ControlUnknown  // control packet of unknown type or undecodable body
 	ControlOverflow // control packets arrive faster than the peer handles them
-	NATUnsupported  // to a proxy address, in a protocol without way back
+	ControlLimited  // the client sends control packets at too high a rate
+	NATUnsupported  // to a proxy address, in a protocol without way back, or without counterpart in the other IP version
 	NATFull         // the client has as many sessions as it may have
 	NATExhausted    // no port is left towards the real address
 	NATOverflow     // first packets arrive faster than sessions are made
@@ -39,7 +40,7 @@ const (
 	NoPeerState  // no client has that tunnel address
 	NotAllowed   // no granted resource covers the source
 	NotConnected // the client has no WireGuard session
-	Unclassified // protocol that cannot be mapped back
+	Unclassified // protocol that cannot be mapped back, or without counterpart in the other IP version
 	NATEnded     // for a session of a DNS resource that has ended
 
 	// Datagrams on the UDP sockets.
@@ -70,9 +71,10 @@ const (
 	DNSConnections // TCP connections beyond the limit, of one client or all
 
 	// Inside.
-	InjectOverflow // packets made by the gateway exceed their queue
-	MailboxFull    // the receiving actor is behind
-	TUNWrite       // the kernel refused the packet
+	InjectOverflow    // packets made by the gateway exceed their queue
+	MailboxFull       // the receiving actor is behind
+	TUNWrite          // the kernel refused the packet
+	StateInconsistent // left behind by an actor that failed, and contradictory
 
 	Count // number of reasons, not a reason
 )
@@ -94,7 +96,8 @@ var names = [Count]string{
 	CandidateUnusable: "candidate_unusable", ClientUnknown: "client_unknown", KeyReplaced: "key_replaced",
 	DNSMalformed: "dns_malformed", DNSForeign: "dns_foreign", DNSOverflow: "dns_overflow", DNSConnections: "dns_connections",
 	InjectOverflow: "inject_overflow",
-	MailboxFull:    "mailbox_full", TUNWrite: "tun_write",
+	MailboxFull:    "mailbox_full", TUNWrite: "tun_write", StateInconsistent: "state_inconsistent",
+	ControlLimited: "control_limited",
 }
 
 // String returns the reason as it appears in metrics and logs.

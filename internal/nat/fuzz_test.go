@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"firezone-gateway/internal/drop"
+	"firezone-gateway/internal/hammer"
 	"firezone-gateway/internal/packet"
 	"firezone-gateway/internal/packet/packettest"
 )
@@ -15,7 +16,13 @@ import (
 // where they can be translated, takes them there and back again: the answer
 // must arrive as if the client had reached the proxy address, an error must
 // quote what the client sent.
-func FuzzTranslate(f *testing.F) {
+func FuzzTranslate(f *testing.F) { fuzzTranslate(f) }
+
+func TestHammerTranslate(t *testing.T) {
+	hammer.Test(t, "FuzzTranslate", fuzzTranslate, func(args []any) { packettest.Repair(args[0].([]byte)) })
+}
+
+func fuzzTranslate(f hammer.F) {
 	for _, proxy := range []netip.Addr{proxies4[0], proxies6[0]} {
 		for _, kind := range kinds {
 			b := out(kind, 5000, proxy, flagSYN)
@@ -32,7 +39,7 @@ func FuzzTranslate(f *testing.F) {
 		if len(b) > packet.MaxSize || v.Parse(b) != drop.None {
 			return
 		}
-		r := newRig(t, Config{})
+		r := newRig(unhelped{t}, Config{})
 		r.assign("example.com", slices.Concat(proxies4[:2], proxies6[:2]), []netip.Addr{real4, real6})
 		// Another session holds an outside port of each kind and family.
 		for _, kind := range kinds {
@@ -72,17 +79,21 @@ func FuzzTranslate(f *testing.F) {
 	})
 }
 
+// unhelped is a test without Helper, which takes as long as most of the rest.
+type unhelped struct{ *testing.T }
+
+func (unhelped) Helper() {}
+
 // checkTranslation translates a copy of b and checks what holds for every
 // packet: its shape stays, right checksums stay right, and nothing changes
 // unless the result says so.
 func checkTranslation(t *testing.T, b []byte, translate func(*packet.View) Result) (*packet.View, Result) {
-	t.Helper()
 	b = slices.Clone(b)
-	before := parse(t, slices.Clone(b))
+	before := parse(unhelped{t}, slices.Clone(b))
 	right := packettest.Verify(b, byte(before.Protocol), before.Transport) == nil
-	v := parse(t, b)
+	v := parse(unhelped{t}, b)
 	got := translate(v)
-	after := parse(t, b)
+	after := parse(unhelped{t}, b)
 	if after.Src != v.Src || after.Dst != v.Dst || after.SrcPort != v.SrcPort || after.DstPort != v.DstPort {
 		t.Fatalf("view says %+v, bytes say %+v", v, after)
 	}

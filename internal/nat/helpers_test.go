@@ -198,6 +198,18 @@ func (r *rig) real(proxy netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
+// cross translates a packet that changes its family, as a gateway does.
+func cross(v *packet.View, translate func(*packet.View, Crossing, int64) (int, Result), now int64) Result {
+	buf := slices.Concat(make([]byte, packet.MaxGrowth), v.B)
+	other := client4
+	if !v.Is6() {
+		other = client6
+	}
+	v.B = buf[packet.MaxGrowth:]
+	_, got := translate(v, Crossing{Buf: buf, At: packet.MaxGrowth, Client: other}, now)
+	return got
+}
+
 // answer turns a packet around: what the other end replies with.
 func answer(b []byte) []byte {
 	out := slices.Clone(b)

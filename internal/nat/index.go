@@ -51,6 +51,14 @@ func (x *index[T]) part(h uint64) (p *part[T], at uint64) {
 	return x.parts[h>>(64-partBits)].Load(), h >> 2
 }
 
+// fetch has the processor load the slot at which a search begins. The call
+// does not wait for it. p may be nil.
+func (p *part[T]) fetch(at uint64) {
+	if p != nil {
+		p.slots[at&uint64(len(p.slots)-1)].hash.Load()
+	}
+}
+
 // find returns the first item under h from at on, nil if there is none, and
 // where to go on. Different keys nearly never share a hash, so the first is
 // nearly always the right one. What the writer does after the call of part, a

@@ -18,7 +18,7 @@ type Mapping struct {
 	// Resources are the IDs of the DNS resources that the address was set up
 	// for, the latest last. Any of them may admit a packet.
 	Resources []string
-	Real      netip.Addr // of the family of Proxy; invalid if the domain has none
+	Real      netip.Addr // of the family of Proxy unless Config.NAT64; invalid if the domain has none
 	Version   uint64     // counts the calls of Assign; that of the latest for Proxy
 
 	key uint64
@@ -54,8 +54,9 @@ const maxShared = 32
 
 // Assign sets up a domain (dataplane §3.4). Of each family the i-th proxy
 // address, in numeric order, gets the i-th real address, which are used again
-// from the start when there are fewer. Sessions keep the real address they
-// have.
+// from the start when there are fewer. If there are none, those of the other
+// family take their place where Config.NAT64 says so. Sessions keep the real
+// address they have.
 //
 // If one of the proxy addresses belongs to another domain, the client has made
 // up its addresses anew: all mappings and sessions are forgotten first. With an
@@ -98,8 +99,12 @@ func (t *Table) Assign(a Assignment) (Assigned, error) {
 		key, _ := proxyKey(ip)
 		m := &Mapping{Proxy: ip, Domain: a.Domain, Version: t.version, key: key}
 		f := family(ip)
-		if n := len(reals[f]); n > 0 {
-			m.Real = reals[f][next[f]%n]
+		behind := reals[f]
+		if len(behind) == 0 && t.max.NAT64 {
+			behind = reals[1-f]
+		}
+		if n := len(behind); n > 0 {
+			m.Real = behind[next[f]%n]
 			next[f]++
 			out.Resolved++
 		} else {

@@ -15,11 +15,14 @@ import (
 
 // TestTableMatchesTheModel compares a table with one that is written after the
 // text of the rules, scans lists, and shares nothing with it: random set-ups,
-// packets both ways, errors, waits and sweeps, compared after each step.
+// packets both ways, errors, waits and sweeps, compared after each step. Half of
+// the tables translate between the families.
 func TestTableMatchesTheModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		limit := rapid.SampledFrom([]int{3, 100}).Draw(t, "limit")
-		table, m := New(Config{MaxSessions: limit, MaxProxies: 7, Seed: rapid.Uint64().Draw(t, "seed")}), &model{limit: limit, now: start}
+		nat64 := rapid.Bool().Draw(t, "nat64")
+		table := New(Config{MaxSessions: limit, MaxProxies: 7, NAT64: nat64, Seed: rapid.Uint64().Draw(t, "seed")})
+		m := &model{limit: limit, nat64: nat64, now: start}
 		actions := map[string]func(*rapid.T){
 			"assign": func(t *rapid.T) {
 				a := Assignment{
@@ -47,6 +50,12 @@ func TestTableMatchesTheModel(t *testing.T) {
 				got := table.ToResource(v, m.now)
 				if got == NeedSession && open {
 					got = table.Open(v, m.now)
+				}
+				if got == OtherFamily {
+					if proxy.Is4() == real.Is4() {
+						t.Fatal("the family changes, and need not")
+					}
+					got = cross(v, table.CrossToResource, m.now)
 				}
 				if got != want {
 					t.Fatalf("got %v, want %v", got, want)
@@ -76,7 +85,14 @@ func TestTableMatchesTheModel(t *testing.T) {
 				want, proxy, inside := m.receive(kind, port, real, flags, isError)
 
 				v := parse(t, b)
-				if got := table.ToClient(v, m.now); got != want {
+				got := table.ToClient(v, m.now)
+				if got == OtherFamily {
+					if proxy.Is4() == real.Is4() {
+						t.Fatal("the family changes, and need not")
+					}
+					got = cross(v, table.CrossToClient, m.now)
+				}
+				if got != want {
 					t.Fatalf("got %v, want %v", got, want)
 				}
 				verify(t, v)
@@ -147,6 +163,7 @@ func drawFlags(t *rapid.T) byte {
 type model struct {
 	now        int64
 	limit      int
+	nat64      bool
 	mappings   []modelMapping
 	sessions   []*modelSession
 	remembered []modelOutside
@@ -208,6 +225,11 @@ func (m *model) assign(a Assignment) error {
 	for _, list := range []*[]netip.Addr{&proxies, &v4, &v6} {
 		slices.SortFunc(*list, netip.Addr.Compare)
 		*list = slices.Compact(*list)
+	}
+	if m.nat64 && len(v4) == 0 {
+		v4 = v6
+	} else if m.nat64 && len(v6) == 0 {
+		v6 = v4
 	}
 	for _, p := range proxies {
 		x := modelMapping{proxy: p, domain: a.Domain, resources: []string{a.Resource}}

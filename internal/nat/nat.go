@@ -9,7 +9,8 @@
 // The package is pure: the time is passed in, as nanoseconds of a clock that
 // all calls share and that starts anywhere. The rules come from dataplane
 // §3.4–3.7; where the two generations of the protocol differ it has the form of
-// G1.6. Addresses of the two families are never translated into each other.
+// G1.6. Addresses of the two families are translated into each other only where
+// Config.NAT64 says so.
 package nat
 
 import (
@@ -22,16 +23,19 @@ import (
 // Result says what became of a packet. The zero value leaves it to others.
 type Result uint8
 
-// The results. Only Translated changes the packet.
+// The results. Only Translated changes the packet. OtherFamily is for packets of
+// sessions whose two sides are of different families.
 const (
 	Untouched   Result = iota // neither to a proxy address nor of a session
 	Translated                // rewritten, checksums included
+	OtherFamily               // to be rewritten by CrossToResource or CrossToClient, which need room
 	NeedSession               // the first packet of a flow: pass it to Open
 	Unresolved                // a proxy address without a real one; answer packet.NoRoute
 	Unsupported               // to a proxy address, in a protocol that has no way back
 	Ended                     // from the network, for a session that has ended
 	Full                      // the client has as many sessions as it may have
 	Exhausted                 // no port or identifier is left towards the real address
+	TooBig                    // from the network, and larger than a tunnel takes with the headers of the other family
 )
 
 // String returns the result as it appears in traces.
@@ -41,6 +45,8 @@ func (r Result) String() string {
 		return "untouched"
 	case Translated:
 		return "translated"
+	case OtherFamily:
+		return "other_family"
 	case NeedSession:
 		return "need_session"
 	case Unresolved:
@@ -53,6 +59,8 @@ func (r Result) String() string {
 		return "full"
 	case Exhausted:
 		return "exhausted"
+	case TooBig:
+		return "too_big"
 	}
 	return "invalid"
 }
@@ -75,6 +83,10 @@ type Config struct {
 	// defect 2).
 	MaxRemembered int
 
+	// NAT64 lets a proxy address without real address of its family stand for one
+	// of the other family (RFC 7915).
+	NAT64 bool
+
 	// Seed is a random number that keeps the client from choosing ports and
 	// addresses that meet in one place of the table.
 	Seed uint64
@@ -90,6 +102,8 @@ type Table struct {
 	outside  index[session] // by outsideHash, live and remembered sessions
 	seed     [2]uint64
 	max      Config
+
+	ids atomic.Uint32 // of the IPv4 packets made so far
 
 	// For the writer.
 	ports      map[portSpace]*portSet
@@ -117,7 +131,9 @@ func New(c Config) *Table {
 	if c.MaxRemembered <= 0 {
 		c.MaxRemembered = DefaultMaxRemembered
 	}
-	return &Table{max: c, seed: [2]uint64{spread(c.Seed), spread(c.Seed + 1)}, ports: make(map[portSpace]*portSet)}
+	t := &Table{max: c, seed: [2]uint64{spread(c.Seed), spread(c.Seed + 1)}, ports: make(map[portSpace]*portSet)}
+	t.ids.Store(uint32(spread(c.Seed + 2)))
+	return t
 }
 
 // counters is what Stats counts, written by the writer only.

@@ -5,7 +5,7 @@ import "firezone-gateway/internal/packet"
 // Open translates a packet for which ToResource said NeedSession, opening a
 // session for it unless one of the packets before it did so. The session goes
 // to the real address that is mapped and stays with it. It returns Translated,
-// Full or Exhausted, or else what ToResource returns.
+// OtherFamily, Full or Exhausted, or else what ToResource returns.
 func (t *Table) Open(v *packet.View, now int64) Result {
 	if r := t.ToResource(v, now); r != NeedSession {
 		return r

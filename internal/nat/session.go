@@ -78,14 +78,15 @@ const (
 
 	proxyMask = 1<<(insideIs6+1) - 1<<insideHost
 	flowMask  = ^uint64(1<<insideIs6 - 1) // kind and family
+	kindMask  = ^uint64(1<<insideKind - 1)
 )
 
 func insideKey(kind packet.Kind, proxy uint64, port uint16) uint64 {
 	return uint64(kind)<<insideKind | proxy | uint64(port)
 }
 
-// outsideKey is the key of a session's outside. meta is kind and family as in
-// the inside key, and port or identifier.
+// outsideKey is the key of a session's outside. meta is kind and family, of the
+// real address, as in the inside key, and port or identifier.
 type outsideKey struct{ high, low, meta uint64 }
 
 func makeOutsideKey(kind packet.Kind, real netip.Addr, port uint16) outsideKey {
@@ -99,29 +100,25 @@ func makeOutsideKey(kind packet.Kind, real netip.Addr, port uint16) outsideKey {
 
 // findInside returns the session of a packet of the client, nil if it is new.
 func (t *Table) findInside(key uint64) *session {
-	h := t.insideHash(key)
-	p, at := t.inside.part(h)
-	s, at := p.find(h, at)
-	for s != nil && s.inside != key {
-		s, at = p.find(h, at)
-	}
-	return s
+	var f sought
+	f.begin(&t.inside, t.insideHash(key))
+	return findInside(&f, key)
 }
 
 // findOutside returns the session, live or remembered, of a packet from the
 // network, nil if it belongs to none.
 func (t *Table) findOutside(k outsideKey) *session {
-	h := t.outsideHash(k)
-	p, at := t.outside.part(h)
-	s, at := p.find(h, at)
-	for s != nil && s.outsideKey() != k {
-		s, at = p.find(h, at)
-	}
-	return s
+	var f sought
+	f.begin(&t.outside, t.outsideHash(k))
+	return findOutside(&f, k)
 }
 
 func (s *session) outsideKey() outsideKey {
-	return outsideKey{s.high, s.low, s.inside&flowMask | uint64(s.outside)}
+	k := outsideKey{s.high, s.low, s.inside&kindMask | uint64(s.outside)}
+	if s.real6() {
+		k.meta |= 1 << insideIs6
+	}
+	return k
 }
 
 func (s *session) kind() packet.Kind { return packet.Kind(s.inside >> insideKind) }
@@ -133,7 +130,7 @@ func (s *session) real() netip.Addr {
 	var b [16]byte
 	binary.BigEndian.PutUint64(b[:8], s.high)
 	binary.BigEndian.PutUint64(b[8:], s.low)
-	if s.is6() {
+	if s.real6() {
 		return netip.AddrFrom16(b)
 	}
 	return netip.AddrFrom4([4]byte(b[12:]))

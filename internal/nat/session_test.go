@@ -443,10 +443,10 @@ func TestSessionsAreDescribed(t *testing.T) {
 
 func TestResultsHaveNames(t *testing.T) {
 	seen := map[string]bool{}
-	for r := Untouched; r <= Exhausted; r++ {
+	for r := Untouched; r <= TooBig; r++ {
 		seen[r.String()] = true
 	}
-	if len(seen) != int(Exhausted)+1 || seen["invalid"] || (Exhausted+1).String() != "invalid" {
+	if len(seen) != int(TooBig)+1 || seen["invalid"] || (TooBig+1).String() != "invalid" {
 		t.Fatalf("names are %v", seen)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"firezone-gateway/internal/drop"
+	"firezone-gateway/internal/hammer"
 	"firezone-gateway/internal/packet/packettest"
 )
 
@@ -48,7 +49,11 @@ func (s shape) is6() bool   { return s&build6 != 0 }
 // FuzzBuild builds packets of every kind out of the input, rewrites each of
 // their fields to what else is in the input, and answers them. A rewritten packet
 // is the one that would have been built with these fields.
-func FuzzBuild(f *testing.F) {
+func FuzzBuild(f *testing.F) { fuzzBuild(f) }
+
+func TestHammerBuild(t *testing.T) { hammer.Test(t, "FuzzBuild", fuzzBuild) }
+
+func fuzzBuild(f hammer.F) {
 	addresses := slices.Concat(client6.AsSlice(), host6.AsSlice(), from6.Addr().AsSlice(), to6.Addr().AsSlice())
 	for s := range shape(1 << 8) {
 		if s&buildLong == 0 && s&buildLonger != 0 {

@@ -7,10 +7,17 @@ import (
 	"testing"
 
 	"firezone-gateway/internal/drop"
+	"firezone-gateway/internal/hammer"
 	"firezone-gateway/internal/packet/packettest"
 )
 
-func FuzzParse(f *testing.F) {
+func FuzzParse(f *testing.F) { fuzzParse(f) }
+
+func TestHammerParse(t *testing.T) { hammer.Test(t, "FuzzParse", fuzzParse, repair) }
+
+func repair(args []any) { packettest.Repair(args[0].([]byte)) }
+
+func fuzzParse(f hammer.F) {
 	udp4, udp6 := packettest.UDP(from4, to4, []byte("hello")), packettest.UDP(from6, to6, []byte("hello"))
 	for _, p := range [][]byte{
 		nil, {0x45}, udp4, udp6,
@@ -76,6 +83,9 @@ func checkView(t *testing.T, v *View, b []byte) {
 	if is6 && v.Protocol == ICMP || !is6 && v.Protocol == ICMPv6 {
 		t.Fatal("ICMP of the other family")
 	}
+	if v.Kind == KindTCP && (b[v.Transport+12]>>4 < 5 || int(b[v.Transport+12]>>4)*4 > rest) {
+		t.Fatal("TCP header")
+	}
 	if v.Kind == KindUDP && int(binary.BigEndian.Uint16(b[v.Transport+4:])) != rest {
 		t.Fatal("UDP length")
 	}
@@ -127,6 +137,7 @@ func checkRewrite(t *testing.T, v *View) {
 	}
 	w.SetSourcePort(1)
 	w.SetDestinationPort(2)
+	w.LimitMSS(1220)
 	var again View
 	if r := again.Parse(w.B); r != drop.None || again.Kind != w.Kind || again.SrcPort != w.SrcPort || again.DstPort != w.DstPort {
 		t.Fatalf("after rewriting: %v, %v", r, again.Kind)
@@ -136,7 +147,11 @@ func checkRewrite(t *testing.T, v *View) {
 	}
 }
 
-func FuzzControl(f *testing.F) {
+func FuzzControl(f *testing.F) { fuzzControl(f) }
+
+func TestHammerControl(t *testing.T) { hammer.Test(t, "FuzzControl", fuzzControl) }
+
+func fuzzControl(f hammer.F) {
 	p, _ := AppendDomainStatus(nil, DomainStatusEvent{Resource: resourceID, Domain: "example.com", Status: Active})
 	f.Add(p)
 	f.Add(AppendGoodbye(nil))

@@ -55,7 +55,21 @@ func AppendUnreachable(dst []byte, v *View, u Unreachable) []byte {
 	if v.Is6() {
 		return appendUnreachable6(dst, v, u)
 	}
-	return appendUnreachable4(dst, v, u)
+	code := byte(prohibited4)
+	if u == NoRoute {
+		code = netUnreachable4
+	}
+	return appendUnreachable4(dst, v, code, 0)
+}
+
+// AppendFragmentationNeeded appends the ICMP message that tells the sender of the
+// IPv4 packet v to send at most mtu bytes, like AppendUnreachable. dst is returned
+// as it was if v may be fragmented, or is IPv6.
+func AppendFragmentationNeeded(dst []byte, v *View, mtu uint16) []byte {
+	if v.Is6() || binary.BigEndian.Uint16(v.B[6:])&dontFragment == 0 || !v.answerable() {
+		return dst
+	}
+	return appendUnreachable4(dst, v, fragmentationNeeded4, mtu)
 }
 
 func (v *View) answerable() bool {
@@ -64,11 +78,7 @@ func (v *View) answerable() bool {
 		!v.Src.IsMulticast() && v.Src != broadcast4 && !v.Src.IsUnspecified()
 }
 
-func appendUnreachable4(dst []byte, v *View, u Unreachable) []byte {
-	code := byte(13)
-	if u == NoRoute {
-		code = 0
-	}
+func appendUnreachable4(dst []byte, v *View, code byte, mtu uint16) []byte {
 	quote := v.B[:min(v.Transport+quotedPayload, len(v.B))]
 	start := len(dst)
 	dst = append(dst,
@@ -77,7 +87,7 @@ func appendUnreachable4(dst []byte, v *View, u Unreachable) []byte {
 		answerTTL, byte(ICMP), 0, 0)
 	dst = append(dst, v.B[destinationAt4:destinationAt4+4]...)
 	dst = append(dst, v.B[sourceAt4:sourceAt4+4]...)
-	dst = append(dst, unreachable4, code, 0, 0, 0, 0, 0, 0)
+	dst = append(dst, unreachable4, code, 0, 0, 0, 0, byte(mtu>>8), byte(mtu))
 	dst = append(dst, quote...)
 
 	p := dst[start:]
@@ -89,9 +99,9 @@ func appendUnreachable4(dst []byte, v *View, u Unreachable) []byte {
 }
 
 func appendUnreachable6(dst []byte, v *View, u Unreachable) []byte {
-	code := byte(1)
+	code := byte(prohibited6)
 	if u == NoRoute {
-		code = 3
+		code = noAddress6
 	}
 	quote := v.B[:min(MaxSize-ipv6Header-icmpHeader, len(v.B))]
 	length := icmpHeader + len(quote)

@@ -4,6 +4,8 @@ import (
 	"path"
 	"strings"
 	"testing"
+
+	"firezone-gateway/internal/hammer"
 )
 
 func TestMatchDomain(t *testing.T) {
@@ -44,7 +46,11 @@ func TestMatchDomain(t *testing.T) {
 
 // FuzzMatchDomain compares patterns without "**" with the matcher of file names,
 // to which a label is what lies between slashes.
-func FuzzMatchDomain(f *testing.F) {
+func FuzzMatchDomain(f *testing.F) { fuzzMatchDomain(f) }
+
+func TestHammerMatchDomain(t *testing.T) { hammer.Test(t, "FuzzMatchDomain", fuzzMatchDomain) }
+
+func fuzzMatchDomain(f hammer.F) {
 	f.Add("*.example.com", "www.example.com")
 	f.Add("a?c*", "abcd")
 	f.Add("**.example.com", "a.b.example.com")

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"firezone-gateway/internal/drop"
+	"firezone-gateway/internal/hammer"
 )
 
 // events of the protocol, so that a fuzzer needs no luck to find them.
@@ -22,7 +23,11 @@ var fuzzEvents = []string{
 // FuzzDecode checks what a consumer relies on: an accepted message has usable
 // ids, keys and addresses, a refused one has a reason, and filters that were
 // present never turn into "allow everything".
-func FuzzDecode(f *testing.F) {
+func FuzzDecode(f *testing.F) { fuzzDecode(f) }
+
+func TestHammerDecode(t *testing.T) { hammer.Test(t, "FuzzDecode", fuzzDecode) }
+
+func fuzzDecode(f hammer.F) {
 	f.Add(uint8(0), []byte(`{"interface":{"ipv4":"100.64.0.1","ipv6":"fd00::1"},"relays":[`+turn4+`,`+turn6+`],"authorizations":[{"client_id":"a","resource_id":"b","expires_at":1}]}`))
 	f.Add(uint8(1), []byte(authorizeJSON(cidrResource, clientJSON, `,"expires_at":1783425600`)))
 	f.Add(uint8(2), []byte(authorizeJSON(dnsResource, clientJSON, ``)))
@@ -170,7 +175,11 @@ func (c checker) resource(r Resource, payload []byte) {
 }
 
 // FuzzFrame checks that a decoded frame survives being encoded and decoded.
-func FuzzFrame(f *testing.F) {
+func FuzzFrame(f *testing.F) { fuzzFrame(f) }
+
+func TestHammerFrame(t *testing.T) { hammer.Test(t, "FuzzFrame", fuzzFrame) }
+
+func fuzzFrame(f hammer.F) {
 	f.Add([]byte(`{"topic":"gateway","event":"phx_reply","ref":12,"payload":{"status":"error","response":{"reason":"unmatched topic"}}}`))
 	f.Add([]byte(`{"topic":"gateway","event":"init","ref":null,"join_ref":"3","payload":null}`))
 	f.Add([]byte(`{"event":"x","ref":1e3}`))
@@ -202,7 +211,11 @@ func FuzzFrame(f *testing.F) {
 // FuzzSession feeds a session frames, time and messages, and checks what holds
 // for every input: the join is first, refs never repeat, application frames are
 // only written while joined, an end is the last event and outputs are bounded.
-func FuzzSession(f *testing.F) {
+func FuzzSession(f *testing.F) { fuzzSession(f) }
+
+func TestHammerSession(t *testing.T) { hammer.Test(t, "FuzzSession", fuzzSession) }
+
+func fuzzSession(f hammer.F) {
 	f.Add([]byte("r0\ns\nt\nr1\n{\"topic\":\"gateway\",\"event\":\"phx_close\"}"))
 	f.Add([]byte("s\nr0\nu1\nr2\ns\nt\nt\nt\nt\nt"))
 	f.Add([]byte(`{"topic":"gateway","event":"disconnect","payload":{"reason":"token_expired"}}`))
@@ -260,7 +273,11 @@ func FuzzSession(f *testing.F) {
 }
 
 // FuzzClassifyHTTP checks that only 401 is fatal and delays are bounded.
-func FuzzClassifyHTTP(f *testing.F) {
+func FuzzClassifyHTTP(f *testing.F) { fuzzClassifyHTTP(f) }
+
+func TestHammerClassifyHTTP(t *testing.T) { hammer.Test(t, "FuzzClassifyHTTP", fuzzClassifyHTTP) }
+
+func fuzzClassifyHTTP(f hammer.F) {
 	f.Add(503, "1", "text/plain", []byte("busy"))
 	f.Add(401, "Sat, 01 Aug 2026 12:00:30 GMT", "application/problem+json", []byte(`{"code":"invalid_token"}`))
 	f.Fuzz(func(t *testing.T, status int, retryAfter, contentType string, body []byte) {
@@ -276,7 +293,13 @@ func FuzzClassifyHTTP(f *testing.F) {
 
 // FuzzParseRetryAfter checks the bounds of the delay, that it never grows while
 // time passes, and that what is not understood is no delay.
-func FuzzParseRetryAfter(f *testing.F) {
+func FuzzParseRetryAfter(f *testing.F) { fuzzParseRetryAfter(f) }
+
+func TestHammerParseRetryAfter(t *testing.T) {
+	hammer.Test(t, "FuzzParseRetryAfter", fuzzParseRetryAfter)
+}
+
+func fuzzParseRetryAfter(f hammer.F) {
 	f.Add("30", int64(0))
 	f.Add("Sat, 01 Aug 2026 12:00:30 GMT", int64(29))
 	f.Add("Saturday, 01-Aug-26 12:00:30 GMT", int64(31))
@@ -299,7 +322,11 @@ func FuzzParseRetryAfter(f *testing.F) {
 
 // FuzzLoginURL checks that an accepted login leads to requests that carry
 // exactly its values (rules 1 to 5), and never shows its token elsewhere.
-func FuzzLoginURL(f *testing.F) {
+func FuzzLoginURL(f *testing.F) { fuzzLoginURL(f) }
+
+func TestHammerLoginURL(t *testing.T) { hammer.Test(t, "FuzzLoginURL", fuzzLoginURL) }
+
+func fuzzLoginURL(f hammer.F) {
 	f.Add("wss://api.example.org/", "token", "gw-1", "gw-1", "Debian/12 gateway/1.6.0")
 	f.Add("http://[2001:db8::1]:8081/a%2Fb/?x=1#y", " .SFMy\nNTY.abc ", rawID, "gäteway & co", "ü")
 	f.Fuzz(func(t *testing.T, base, token, id, name, agent string) {

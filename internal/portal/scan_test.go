@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"firezone-gateway/internal/drop"
+	"firezone-gateway/internal/hammer"
 )
 
 func TestScannerAgreesWithTheStandardLibrary(t *testing.T) {
@@ -26,7 +27,11 @@ func TestScannerAgreesWithTheStandardLibrary(t *testing.T) {
 
 // FuzzScanner compares the scanner with the standard library: both accept the
 // same texts, apart from the bound of nesting, and read the same values.
-func FuzzScanner(f *testing.F) {
+func FuzzScanner(f *testing.F) { fuzzScanner(f) }
+
+func TestHammerScanner(t *testing.T) { hammer.Test(t, "FuzzScanner", fuzzScanner) }
+
+func fuzzScanner(f hammer.F) {
 	f.Add([]byte(`{"a":[1,-2.5e+3,true,null,"\u00e9\\"],"b":{}}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		if utf8.Valid(text) {

@@ -3,6 +3,8 @@ package transport
 import (
 	"encoding/binary"
 	"testing"
+
+	"firezone-gateway/internal/hammer"
 )
 
 func TestClassify(t *testing.T) {
@@ -64,7 +66,11 @@ func TestClassify(t *testing.T) {
 	}
 }
 
-func FuzzClassify(f *testing.F) {
+func FuzzClassify(f *testing.F) { fuzzClassify(f) }
+
+func TestHammerClassify(t *testing.T) { hammer.Test(t, "FuzzClassify", fuzzClassify) }
+
+func fuzzClassify(f hammer.F) {
 	f.Add([]byte{})
 	f.Add([]byte{0x40, 0, 0, 1, 9})
 	f.Add(append([]byte{4, 0, 0, 0}, make([]byte, 28)...))

@@ -139,6 +139,27 @@ func TestRemovedRelayIsAStranger(t *testing.T) {
 	}
 }
 
+// The owner of the first may have vanished without a word.
+func TestARelayTakesThePlaceOfThoseWithItsAddress(t *testing.T) {
+	s := openSockets(t, Config{})
+	e := startEngine(t, s, 128)
+	server := dial(t, s)
+	peer, relayed := netip.MustParseAddrPort("198.51.100.7:1"), netip.MustParseAddrPort("203.0.113.1:2")
+	s.AddRelay(netip.MustParseAddrPort("192.0.2.9:3478"), localOf(server)).SetChannel(0x4000, peer, relayed)
+	other := s.AddRelay(netip.MustParseAddrPort("192.0.2.8:3478"))
+	r := s.AddRelay(localOf(server))
+	r.SetChannel(0x4000, peer, relayed)
+	if _, err := server.Write(channelData(0x4000, transport(32, 0))); err != nil {
+		t.Fatal(err)
+	}
+	if p := e.next(t).path; p.Relay() != r {
+		t.Errorf("path is %v", p)
+	}
+	if known := *s.relays.Load(); len(known) != 2 || known[0] != other {
+		t.Errorf("%d relays are known", len(known))
+	}
+}
+
 func TestRelayedSending(t *testing.T) {
 	for _, gso := range []bool{true, false} {
 		s := openSockets(t, Config{DisableGSO: !gso})

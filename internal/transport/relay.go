@@ -71,14 +71,20 @@ func (r *Relay) Path(number uint16) *Path {
 }
 
 // AddRelay makes a relay known by the address of its server and its further
-// addresses. From then on datagrams from there are TURN.
+// addresses. From then on datagrams from there are TURN, and of this relay: it
+// takes the place of those that had one of the addresses.
 func (s *Sockets) AddRelay(server netip.AddrPort, further ...netip.AddrPort) *Relay {
 	r := &Relay{peers: s.peers, servers: []netip.AddrPort{unmap(server)}}
 	for _, f := range further {
 		r.servers = append(r.servers, unmap(f))
 	}
 	r.server.Store(&r.servers[0])
-	s.updateRelays(func(relays []*Relay) []*Relay { return append(relays, r) })
+	s.updateRelays(func(relays []*Relay) []*Relay {
+		relays = slices.DeleteFunc(relays, func(o *Relay) bool {
+			return slices.ContainsFunc(o.servers, func(a netip.AddrPort) bool { return slices.Contains(r.servers, a) })
+		})
+		return append(relays, r)
+	})
 	return r
 }
 

@@ -3,6 +3,8 @@ package transport
 import (
 	"net/netip"
 	"testing"
+
+	"firezone-gateway/internal/hammer"
 )
 
 func TestSockaddrComesBackAsOrigin(t *testing.T) {
@@ -41,7 +43,11 @@ func TestControlMessages(t *testing.T) {
 	}
 }
 
-func FuzzParseControl(f *testing.F) {
+func FuzzParseControl(f *testing.F) { fuzzParseControl(f) }
+
+func TestHammerParseControl(t *testing.T) { hammer.Test(t, "FuzzParseControl", fuzzParseControl) }
+
+func fuzzParseControl(f hammer.F) {
 	var b [controlSpace]byte
 	n := putPacketInfo(b[:], netip.MustParseAddr("192.0.2.7"))
 	n += putSegmentSize(b[n:], 1312)

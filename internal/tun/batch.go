@@ -7,7 +7,7 @@ import (
 )
 
 // batch is the output of one Read: packets laid out in slab in ascending order,
-// with the engine's spacing before, between and after them.
+// with spacing before, between and after them.
 type batch struct {
 	slab    []byte
 	packets []wgtun.ReadPacket

@@ -12,6 +12,12 @@ import (
 // firewallTable is the only table the gateway touches.
 const firewallTable = "firezone_gateway"
 
+// The chains of firewallTable.
+const (
+	chainForward     = "forward"
+	chainPostrouting = "postrouting"
+)
+
 // Masquerade is the firewall table that lets tunnel traffic be forwarded and
 // hides tunnel addresses behind the host's own (dataplane §7.4). Unlike the
 // scripts of the reference it covers every outgoing interface.
@@ -36,11 +42,11 @@ func (m Masquerade) Install() error {
 	}
 	table := replaceTable(c)
 	forward := c.AddChain(&nftables.Chain{
-		Name: "forward", Table: table,
+		Name: chainForward, Table: table,
 		Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter,
 	})
 	postrouting := c.AddChain(&nftables.Chain{
-		Name: "postrouting", Table: table,
+		Name: chainPostrouting, Table: table,
 		Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
 	})
 	add := func(chain *nftables.Chain, exprs ...[]expr.Any) {

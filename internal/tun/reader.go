@@ -9,9 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"firezone-gateway/internal/drop"
+	"firezone-gateway/internal/packet"
 )
 
-const spacing = wgtun.ReadPacketSpacing
+// spacing is the room before, between and behind packets: what the engine asks for
+// and what a packet needs that changes its IP version in place.
+const spacing = wgtun.ReadPacketSpacing + packet.MaxGrowth
 
 // scratchSize holds the largest frame.
 const scratchSize = vnetHdrLen + maxPacket

@@ -124,7 +124,7 @@ func (u *unit) segments() int {
 // spacing before, between and after them.
 func (u *unit) space() int {
 	n := u.segments()
-	return len(u.pkt) + (n-1)*int(u.opts.HdrLen) + (n+1)*wgtun.ReadPacketSpacing
+	return len(u.pkt) + (n-1)*int(u.opts.HdrLen) + (n+1)*spacing
 }
 
 // advance drops the first n segments of a super packet, n below segments(). It

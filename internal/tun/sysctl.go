@@ -40,12 +40,14 @@ func (c Change) String() string {
 // fs.ErrNotExist there. IPv6 forwarding makes the kernel ignore router
 // advertisements on interfaces whose accept_ra is 1.
 func EnableForwarding() ([]Change, error) {
-	return procSysctls.raise(
-		setting{"net.ipv4.ip_forward", 1},
-		setting{"net.ipv4.conf.all.src_valid_mark", 1},
-		setting{"net.ipv6.conf.all.forwarding", 1},
-		setting{"net.ipv6.conf.default.forwarding", 1},
-	)
+	return procSysctls.raise(forwarding...)
+}
+
+var forwarding = []setting{
+	{"net.ipv4.ip_forward", 1},
+	{"net.ipv4.conf.all.src_valid_mark", 1},
+	{"net.ipv6.conf.all.forwarding", 1},
+	{"net.ipv6.conf.default.forwarding", 1},
 }
 
 // RaiseSocketBuffers raises the largest socket buffers, in bytes, that programs
@@ -82,18 +84,24 @@ func (s sysctls) raise(settings ...setting) ([]Change, error) {
 
 func (s sysctls) raiseOne(wanted setting) Change {
 	c := Change{Key: wanted.key}
-	path := filepath.Join(string(s), strings.ReplaceAll(wanted.key, ".", "/"))
-	text, err := os.ReadFile(path)
-	if err != nil {
-		c.Err = err
-		return c
-	}
-	if c.Old, c.Err = strconv.Atoi(strings.TrimSpace(string(text))); c.Err != nil {
+	if c.Old, c.Err = s.read(wanted.key); c.Err != nil {
 		return c
 	}
 	c.New = max(c.Old, wanted.want)
 	if c.New != c.Old {
-		c.Err = os.WriteFile(path, strconv.AppendInt(nil, int64(c.New), 10), 0)
+		c.Err = os.WriteFile(s.path(wanted.key), strconv.AppendInt(nil, int64(c.New), 10), 0)
 	}
 	return c
+}
+
+func (s sysctls) read(key string) (int, error) {
+	text, err := os.ReadFile(s.path(key))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(text)))
+}
+
+func (s sysctls) path(key string) string {
+	return filepath.Join(string(s), strings.ReplaceAll(key, ".", "/"))
 }

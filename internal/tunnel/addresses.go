@@ -67,11 +67,14 @@ func (t *addresses) find(a netip.Addr) (at *atomic.Pointer[block], host uint32) 
 	if !policy.IsTunnel(a) {
 		return nil, 0
 	}
-	blocks := &t.v6
-	b := a.As16() // of an IPv4 address the end is the same as that of its mapped form
+	blocks := &t.v4
 	if a.Is4() {
-		blocks = &t.v4
+		b := a.As4()
+		host = binary.BigEndian.Uint32(b[:])
+	} else {
+		b := a.As16()
+		blocks, host = &t.v6, binary.BigEndian.Uint32(b[12:])
 	}
-	host = binary.BigEndian.Uint32(b[12:]) & (1<<hostBits - 1)
+	host &= 1<<hostBits - 1
 	return &blocks[host>>blockBits], host & (1<<blockBits - 1)
 }

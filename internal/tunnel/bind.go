@@ -36,6 +36,7 @@ func (b *clientBind) Send(bufs [][]byte, ep conn.Endpoint, offset int) error {
 	}
 	if len(bufs) == 1 && len(bufs[0])-offset == device.MessageResponseSize && bufs[0][offset] == device.MessageResponseType {
 		c.counters.LastHandshake.Store(time.Now().UnixNano())
+		c.counters.Handshakes.Add(1)
 	}
 	goodbye := c.holdsGoodbye(bufs, offset)
 	switch err := b.Bind.Send(bufs, ce.Endpoint, offset); {

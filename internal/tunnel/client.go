@@ -69,13 +69,15 @@ type Callbacks struct {
 // actor that owns it; that actor finds it again with Tunnel.Lookup.
 type Client struct {
 	// What every packet needs comes first and fits into two cache lines.
-	policy   atomic.Pointer[policy.Snapshot]
-	nat      atomic.Pointer[NAT]
-	session  atomic.Uint32
-	heard    atomic.Bool // authenticated traffic has come, so there is a path
-	closing  atomic.Bool // being said goodbye to
-	removed  atomic.Bool // the engine has let go of it
-	reaped   atomic.Bool // and of the peer that it made too late
+	policy  atomic.Pointer[policy.Snapshot]
+	nat     atomic.Pointer[NAT]
+	session atomic.Uint32
+	heard   atomic.Bool // authenticated traffic has come, so there is a path
+	closing atomic.Bool // being said goodbye to
+	removed atomic.Bool // the engine has let go of it
+	reaped  atomic.Bool // and of the peer that it made too late
+	// next is told of the next packet that passes; see OnNextPacket.
+	next     atomic.Pointer[func(time.Time)]
 	counters ClientCounters
 	cfg      ClientConfig
 
@@ -83,6 +85,8 @@ type Client struct {
 	endpoint  *clientEndpoint
 	callbacks atomic.Pointer[Callbacks]
 	answers   answerBudget
+	tooBig    answerBudget // of ICMP messages towards the network
+	grown     *grown       // of the batch that toResource is busy with; nil if none
 	drops     drop.Counters
 
 	mark        atomic.Uint64 // tells its goodbye from other messages, 0: none
@@ -95,8 +99,9 @@ type Client struct {
 type ClientCounters struct {
 	ToResourcePackets, ToResourceBytes atomic.Uint64
 	ToClientPackets, ToClientBytes     atomic.Uint64
-	LastActive                         atomic.Int64 // Unix nanoseconds of the last inner packet, 0: none
-	LastHandshake                      atomic.Int64 // Unix nanoseconds of the last handshake that was answered, 0: none
+	LastActive                         atomic.Int64  // Unix nanoseconds of the last inner packet, 0: none
+	LastHandshake                      atomic.Int64  // Unix nanoseconds of the last handshake that was answered, 0: none
+	Handshakes                         atomic.Uint64 // that were answered
 }
 
 // PublicKey returns the client's WireGuard key.

@@ -135,6 +135,7 @@ func (d *engineDevice) WriteTo(flow int, bufs [][]byte, offset int) (int, error)
 	if kept := t.toResource(c, bufs, offset, time.Now().UnixNano()); len(kept) > 0 {
 		d.write(kept, offset)
 	}
+	c.restGrown()
 	return len(bufs), nil
 }
 

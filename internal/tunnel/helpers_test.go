@@ -147,13 +147,16 @@ func decrypted(packets ...[]byte) [][]byte {
 	return bufs
 }
 
+// spacing is the room that package tun leaves around packets.
+const spacing = enginetun.ReadPacketSpacing + packet.MaxGrowth
+
 // fromTUN returns packets as a TUN device hands them over.
 func fromTUN(packets ...[]byte) (slab []byte, descriptors []enginetun.ReadPacket) {
-	slab = make([]byte, enginetun.ReadPacketSpacing)
+	slab = make([]byte, spacing)
 	for _, p := range packets {
 		descriptors = append(descriptors, enginetun.ReadPacket{Offset: len(slab), Size: len(p)})
 		slab = append(slab, p...)
-		slab = append(slab, make([]byte, enginetun.ReadPacketSpacing)...)
+		slab = append(slab, make([]byte, spacing)...)
 	}
 	return slab, descriptors
 }

@@ -48,11 +48,13 @@ type letter struct {
 	protocol     byte   // of kindOpaque
 	size         int    // of the payload in bytes
 	quote        *letter
-	quoted       int // bytes of the quote
+	quoted       int    // bytes of the quote
+	mtu          uint32 // of an error, or what else is in the second half of its header
 	ttl, tos     byte
 	identified   bool // IPv4 has an identification
 	unsummed     bool // UDP over IPv4 without a checksum
 	extended     bool // with IPv4 options or an IPv6 extension header
+	crossed      bool // changed its IP version, and if it is IPv4, its identification may be any
 	fault        fault
 }
 
@@ -81,6 +83,8 @@ func (l *letter) bytes() []byte {
 		b = packettest.UDP(from, to, payload)
 		if l.unsummed && !l.is6() {
 			b[26], b[27] = 0, 0
+		} else if l.unsummed && l.crossed { // quoted
+			b[46], b[47] = 0, 0
 		}
 	case kindEcho:
 		b = packettest.Ping(l.src, l.dst, l.sport, payload)
@@ -88,7 +92,7 @@ func (l *letter) bytes() []byte {
 			b = packettest.Pong(l.src, l.dst, l.sport, payload)
 		}
 	case kindError:
-		b = packettest.ICMP(l.src, l.dst, l.typ, l.code, 1280, l.quote.bytes()[:l.quoted])
+		b = packettest.ICMP(l.src, l.dst, l.typ, l.code, l.mtu, l.quote.bytes()[:l.quoted])
 	case kindMessage:
 		b = packettest.ICMP(l.src, l.dst, l.typ, l.code, 0, payload)
 	case kindOpaque, kindControl:
@@ -103,6 +107,15 @@ func (l *letter) bytes() []byte {
 	}
 	l.header(b)
 	return l.spoil(b)
+}
+
+// head is the length of the IP header.
+func (l *letter) head() int {
+	n := 20 << family(l.src)
+	if l.extended {
+		n += 4 << family(l.src)
+	}
+	return n
 }
 
 // header writes the fields that the gateway must leave alone.
@@ -123,10 +136,7 @@ func (l *letter) header(b []byte) {
 func (l *letter) spoil(b []byte) []byte {
 	switch l.fault {
 	case misjudged:
-		at := 20 << family(l.src)
-		if l.extended {
-			at += 4 << family(l.src)
-		}
+		at := l.head()
 		switch l.kind {
 		case kindUDP:
 			binary.BigEndian.PutUint16(b[at+4:], uint16(len(b)-at-1))
@@ -155,7 +165,7 @@ func (l *letter) spoil(b []byte) []byte {
 func (l *letter) about(router, dst netip.Addr, typ, code byte, quoted int) *letter {
 	return &letter{
 		kind: kindError, src: router, dst: dst, typ: typ, code: code, quote: l,
-		quoted: min(quoted, len(l.bytes())), ttl: 55, tos: 4, identified: true,
+		quoted: min(quoted, len(l.bytes())), mtu: 1280, ttl: 55, tos: 4, identified: true,
 	}
 }
 
@@ -191,6 +201,28 @@ func (l *letter) complains() bool {
 func (l *letter) answerBytes() []byte {
 	b := packettest.ICMP(l.src, l.dst, l.typ, l.code, 0, l.quote.bytes()[:l.quoted])
 	l.header(b)
+	return b
+}
+
+// numbered returns the packet with the identifications of got, as far as
+// translation has made them up.
+func (l *letter) numbered(got []byte) []byte {
+	b := l.bytes()
+	if !l.crossed || l.is6() || len(got) != len(b) {
+		return b
+	}
+	take := func(at int) {
+		copy(b[at+4:at+6], got[at+4:])
+		b[at+10], b[at+11] = 0, 0
+		binary.BigEndian.PutUint16(b[at+10:], packettest.Checksum(b[at:at+20]))
+	}
+	if l.kind != kindError {
+		take(0)
+		return b
+	}
+	take(28)
+	b[22], b[23] = 0, 0
+	binary.BigEndian.PutUint16(b[22:], packettest.Checksum(b[20:]))
 	return b
 }
 

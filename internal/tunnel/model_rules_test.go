@@ -189,7 +189,7 @@ func (c *modelClient) fromNetwork(l *letter, now int64) (fate, *letter) {
 	if !c.reachable || c.closing {
 		return refused, nil
 	}
-	f, to := c.nat.fromNetwork(l, now)
+	f, to := c.nat.fromNetwork(c, l, now)
 	if f != passed {
 		return refused, nil
 	}
@@ -219,6 +219,7 @@ type modelNAT struct {
 	waiting     []modelWaiting
 	maxSessions int
 	maxProxies  int
+	nat64       bool // proxy addresses lead to the other family if need be
 }
 
 type modelMapping struct {
@@ -311,19 +312,23 @@ func (n *modelNAT) assign(resource, domain string, proxies, reals []netip.Addr) 
 		clear(n.ended)
 		n.sessions = nil
 	}
-	for _, is6 := range []bool{false, true} {
-		family := func(list []netip.Addr) []netip.Addr {
-			var out []netip.Addr
-			for _, a := range list {
-				if a.Is6() == is6 && !slices.Contains(out, a) {
-					out = append(out, a)
-				}
+	family := func(list []netip.Addr, is6 bool) []netip.Addr {
+		var out []netip.Addr
+		for _, a := range list {
+			if a.Is6() == is6 && !slices.Contains(out, a) {
+				out = append(out, a)
 			}
-			slices.SortFunc(out, netip.Addr.Compare)
-			return out
 		}
-		usable := slices.DeleteFunc(family(reals), func(a netip.Addr) bool { return within(a, notForDomains) })
-		for i, p := range family(proxies) {
+		slices.SortFunc(out, netip.Addr.Compare)
+		return out
+	}
+	reals = slices.DeleteFunc(slices.Clone(reals), func(a netip.Addr) bool { return within(a, notForDomains) })
+	for _, is6 := range []bool{false, true} {
+		usable := family(reals, is6)
+		if n.nat64 && len(usable) == 0 {
+			usable = family(reals, !is6)
+		}
+		for i, p := range family(proxies, is6) {
 			m := &modelMapping{domain: domain, resources: []string{resource}}
 			if old := n.mappings[p]; old != nil {
 				m.resources = old.resources
@@ -358,7 +363,10 @@ func (n *modelNAT) fromClient(c *modelClient, l *letter, now int64) (fate, *lett
 		return refused, nil
 	}
 	if s := n.insideOf(l); s != nil && !s.over(now) {
-		return passed, s.outwards(l, now)
+		if to := s.outwards(c, l, now); to != nil {
+			return passed, to
+		}
+		return c.budget(unreachable, now), l
 	}
 	if len(n.waiting) == 512 {
 		return refused, nil
@@ -385,8 +393,13 @@ func (n *modelNAT) outsideOf(k modelOutside) *modelSession {
 	return nil
 }
 
-// outwards is the packet as it leaves.
-func (s *modelSession) outwards(l *letter, now int64) *letter {
+// outwards is the packet as it leaves, nil if the client has no address to send it
+// from.
+func (s *modelSession) outwards(c *modelClient, l *letter, now int64) *letter {
+	src := c.own[family(s.outside.real)]
+	if s.crosses() && !src.IsValid() {
+		return nil
+	}
 	s.out = now
 	if l.kind == kindTCP {
 		switch {
@@ -403,8 +416,13 @@ func (s *modelSession) outwards(l *letter, now int64) *letter {
 	if l.kind == kindEcho {
 		to.dport = to.sport
 	}
+	if s.crosses() {
+		to.cross(src)
+	}
 	return &to
 }
+
+func (s *modelSession) crosses() bool { return s.proxy.Is4() != s.outside.real.Is4() }
 
 // open lets the packets go on that wait, each with the session of its flow.
 func (n *modelNAT) open(now int64) (passed []*letter, lost int) {
@@ -426,7 +444,7 @@ func (n *modelNAT) first(w modelWaiting, now int64) *letter {
 	}
 	if s := n.insideOf(l); s != nil {
 		if !s.over(now) {
-			return s.outwards(l, now)
+			return s.outwards(c, l, now)
 		}
 		n.end(s)
 	}
@@ -438,9 +456,9 @@ func (n *modelNAT) first(w modelWaiting, now int64) *letter {
 		return nil
 	}
 	delete(n.ended, k)
-	s := &modelSession{outside: k, proxy: l.dst, port: l.sport}
+	s := &modelSession{outside: k, proxy: l.dst, port: l.sport, out: now}
 	n.sessions = append(n.sessions, s)
-	return s.outwards(l, now)
+	return s.outwards(c, l, now)
 }
 
 // free is §3.5: the source value of the client, or the next that is free.
@@ -460,7 +478,7 @@ func (n *modelNAT) free(k modelOutside, now int64) (modelOutside, bool) {
 }
 
 // fromNetwork is §4.1 step 6. What belongs to no session stays as it is.
-func (n *modelNAT) fromNetwork(l *letter, now int64) (fate, *letter) {
+func (n *modelNAT) fromNetwork(c *modelClient, l *letter, now int64) (fate, *letter) {
 	if n == nil {
 		return passed, l
 	}
@@ -480,6 +498,14 @@ func (n *modelNAT) fromNetwork(l *letter, now int64) (fate, *letter) {
 	case s == nil:
 		return passed, l
 	}
+	own := c.own[family(s.proxy)]
+	typ, code, mtu, ok := l.typ, l.code, l.mtu, true
+	if s.crosses() && l.kind == kindError {
+		typ, code, mtu, ok = l.counterpart()
+	}
+	if s.crosses() && !own.IsValid() || !ok {
+		return refused, nil
+	}
 	s.in = now
 	if l.kind == kindTCP {
 		s.reset = s.reset || l.flags&4 != 0
@@ -494,13 +520,67 @@ func (n *modelNAT) fromNetwork(l *letter, now int64) (fate, *letter) {
 			quote.dport = s.port
 		}
 		to.quote, to.ttl, to.tos, to.identified = &quote, 20, 0, false
+		if s.crosses() {
+			to.quoted -= quote.head()
+			unsummed := quote.unsummed && own.Is6()
+			quote.cross(own)
+			quote.unsummed = unsummed // nobody can tell what it would be
+			to.quoted += quote.head()
+			to.dst, to.crossed = own, true
+			to.typ, to.code, to.mtu = typ, code, mtu
+		}
 		return passed, &to
 	}
 	to.dport = s.port
 	if l.kind == kindEcho {
 		to.sport = s.port
 	}
+	if s.crosses() {
+		to.src = own
+		to.cross(s.proxy)
+		to.dst = own
+	}
 	return passed, &to
+}
+
+// cross gives the packet the header of src's family (RFC 7915 §4.1, §5.1).
+func (l *letter) cross(src netip.Addr) {
+	l.src, l.crossed = src, true
+	l.extended, l.identified, l.unsummed = false, false, false
+}
+
+// counterpart returns what an ICMP error says in the other family (RFC 7915 §4.2,
+// §5.2). ok is false if it must not be translated.
+func (l *letter) counterpart() (typ, code byte, mtu uint32, ok bool) {
+	at := [2]byte{l.typ, l.code}
+	if l.is6() {
+		switch at {
+		case [2]byte{1, 0}, [2]byte{1, 2}, [2]byte{1, 3}:
+			return 3, 1, 0, true
+		case [2]byte{1, 1}:
+			return 3, 10, 0, true
+		case [2]byte{1, 4}:
+			return 3, 3, 0, true
+		}
+		switch l.typ {
+		case 2:
+			return 3, 4, l.mtu - 20, true
+		case 3:
+			return 11, l.code, 0, true
+		}
+		return 0, 0, 0, false
+	}
+	switch at {
+	case [2]byte{3, 0}, [2]byte{3, 1}:
+		return 1, 0, 0, true
+	case [2]byte{3, 2}:
+		return 4, 1, 6, true
+	case [2]byte{3, 3}:
+		return 1, 4, 0, true
+	case [2]byte{3, 4}:
+		return 2, 0, 1280, true
+	}
+	return 3, l.code, 0, l.typ == 11
 }
 
 // covers is §3.2: whether the pattern of a DNS resource covers a domain.

@@ -49,7 +49,8 @@ func TestPacketPathMatchesTheModel(t *testing.T) {
 	}
 	for _, what := range []string{
 		"out: refused", "out: prohibited", "out: unreachable", "out: passed", "out: translated", "out: waiting", "out: control",
-		"in: refused", "in: passed", "in: translated", "in: error translated", "in: over", "in: of nobody",
+		"in: refused", "in: passed", "in: translated", "in: error translated", "in: over",
+		"out: crossed", "in: crossed", "in: error crossed", "in: of nobody",
 		"first: passed", "first: lost", "first: port changed", "table full", "answers run out", "domain set up", "domain refused",
 		"renumbered", "session swept", "grant ended", "client left", "client came back", "session lost",
 	} {
@@ -201,6 +202,7 @@ func (w *modelWorld) fromClient(p *person, batch []*letter) {
 				kept = append(kept, b[engineOffset:])
 			}
 			answers = w.answers()
+			defer c.restGrown()
 		}
 	}
 	if known != p.model.present {
@@ -215,7 +217,7 @@ func (w *modelWorld) fromClient(p *person, batch []*letter) {
 		switch f, to := p.model.fromClient(l, w.now); f {
 		case passed:
 			want = append(want, to)
-			w.seen[pick(to == l, "out: passed", "out: translated")]++
+			w.seen[pick(to == l, "out: passed", pick(to.crossed, "out: crossed", "out: translated"))]++
 		case waiting:
 			w.seen["out: waiting"]++
 		case heard:
@@ -284,7 +286,7 @@ func (w *modelWorld) fromNetwork(batch []*letter) {
 			continue
 		}
 		want, wantOwners = append(want, to), append(wantOwners, p.client)
-		w.seen[pick(to == l, "in: passed", pick(l.kind == kindError, "in: error translated", "in: translated"))]++
+		w.seen[pick(to == l, "in: passed", "in: "+pick(l.kind == kindError, "error ", "")+pick(to.crossed, "crossed", "translated"))]++
 	}
 	w.compare("to clients", kept, want)
 	if !slices.Equal(owners, wantOwners) {
@@ -472,9 +474,10 @@ func (w *modelWorld) assign(p *person, id, domain string, proxies, reals []netip
 		return
 	}
 	if p.nat == nil {
-		p.nat = NewNAT(nat.New(nat.Config{MaxSessions: 30, MaxProxies: 12, Seed: w.r.Uint64()}))
+		nat64 := w.chance(50)
+		p.nat = NewNAT(nat.New(nat.Config{MaxSessions: 30, MaxProxies: 12, NAT64: nat64, Seed: w.r.Uint64()}))
 		p.model.nat = &modelNAT{
-			mappings: map[netip.Addr]*modelMapping{}, ended: map[modelOutside]bool{}, maxSessions: 30, maxProxies: 12,
+			nat64: nat64, mappings: map[netip.Addr]*modelMapping{}, ended: map[modelOutside]bool{}, maxSessions: 30, maxProxies: 12,
 		}
 		p.config.NAT = p.nat
 		if p.client != nil {
@@ -618,8 +621,8 @@ func (w *modelWorld) compare(where string, got [][]byte, want []*letter) {
 			w.fatalf("%s: does not pass: %v", where, want[i])
 		case i >= len(want):
 			w.fatalf("%s: passes: %x", where, got[i])
-		case !samePacket(got[i], want[i].bytes()):
-			w.fatalf("%s: got\n%x, want\n%x, which is %v", where, got[i], want[i].bytes(), want[i])
+		case !samePacket(got[i], want[i].numbered(got[i])):
+			w.fatalf("%s: got\n%x, want\n%x, which is %v", where, got[i], want[i].numbered(got[i]), want[i])
 		}
 	}
 }

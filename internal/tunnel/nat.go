@@ -33,14 +33,20 @@ type NAT struct {
 // header before it.
 type firstPacket struct {
 	client *Client
-	buf    *[firstHeadroom + packet.MaxSize]byte
+	buf    *firstBuffer
 	size   int
 }
 
-// firstHeadroom is the room before a packet that is written to the TUN device.
-const firstHeadroom = 16
+// firstHeadroom is the room before a packet that is written to the TUN device, and
+// firstAt where it begins in its buffer before it is translated.
+const (
+	firstHeadroom = 16
+	firstAt       = firstHeadroom + packet.MaxGrowth
+)
 
-var firstBuffers = sync.Pool{New: func() any { return new([firstHeadroom + packet.MaxSize]byte) }}
+type firstBuffer [firstAt + packet.MaxSize]byte
+
+var firstBuffers = sync.Pool{New: func() any { return new(firstBuffer) }}
 
 // NewNAT returns the translation by table. Until Adopt is called nobody is told
 // of packets that wait.
@@ -61,29 +67,21 @@ func (n *NAT) Waiting() int {
 	return len(n.waiting)
 }
 
-// proxies returns what the policy asks about proxy addresses. n may be nil.
-func (n *NAT) proxies() policy.Proxies {
-	if n == nil {
-		return policy.NoProxies
-	}
-	return n.table
-}
-
 // restore translates a packet for the client back, if it belongs to a session
 // (dataplane §4.1 step 6), and returns what the policy needs to judge it. Only
-// what was translated may come from a proxy address. The packet of a session that
-// has ended must not go on. n may be nil.
-func (n *NAT) restore(v *packet.View, now int64) (proxies policy.Proxies, ended bool) {
+// what was translated may come from a proxy address. Unless the result is
+// Untouched or Translated the packet must not go on as it is. r is the look-up for
+// it. n may be nil.
+func (n *NAT) restore(v *packet.View, r *nat.Return, now int64) (policy.Proxies, nat.Result) {
 	if n == nil {
-		return policy.NoProxies, false
+		return policy.NoProxies, nat.Untouched
 	}
-	switch n.table.ToClient(v, now) {
-	case nat.Translated:
-		return n.table, false
-	case nat.Ended:
-		return policy.NoProxies, true
+	switch result := n.table.TranslateBack(v, r, now); result {
+	case nat.Translated, nat.OtherFamily:
+		return n.table, result
+	default:
+		return policy.NoProxies, result
 	}
-	return policy.NoProxies, false
 }
 
 // Hold queues a copy of the packet of c, whose session the writer of the table has
@@ -95,8 +93,8 @@ func (n *NAT) Hold(c *Client, pkt []byte) {
 		c.drops.Add(drop.NATOverflow, 1)
 		return
 	}
-	buf := firstBuffers.Get().(*[firstHeadroom + packet.MaxSize]byte)
-	n.waiting = append(n.waiting, firstPacket{c, buf, copy(buf[firstHeadroom:], pkt)})
+	buf := firstBuffers.Get().(*firstBuffer)
+	n.waiting = append(n.waiting, firstPacket{c, buf, copy(buf[firstAt:], pkt)})
 	first := len(n.waiting) == 1
 	n.mu.Unlock()
 	if wake := n.wake.Load(); first && wake != nil {
@@ -105,13 +103,18 @@ func (n *NAT) Hold(c *Client, pkt []byte) {
 }
 
 // translate rewrites a packet that the policy admitted (dataplane §2.1 steps 10
-// to 14). It reports false if the packet does not go on: it waits for its
-// session, or was counted. n may be nil.
-func (t *Tunnel) translate(c *Client, n *NAT, v *packet.View, now int64) bool {
+// to 14) and lies at (*b)[offset:]. l is the look-up for it. It reports false if
+// the packet does not go on: it waits for its session, or was counted. n may be
+// nil.
+func (t *Tunnel) translate(c *Client, n *NAT, v *packet.View, l *nat.Lookup, b *[]byte, offset int, now int64) bool {
 	if n == nil {
 		return true
 	}
-	switch r := n.table.ToResource(v, now); r {
+	r := n.table.Translate(v, l, now)
+	if r == nat.OtherFamily {
+		r = c.crossToResource(n, v, b, offset, now)
+	}
+	switch r {
 	case nat.Untouched, nat.Translated:
 		return true
 	case nat.NeedSession:
@@ -152,9 +155,9 @@ func (t *Tunnel) Open(n *NAT, now int64) int {
 	var v packet.View
 	bufs := n.bufs[:0]
 	for _, p := range n.work {
-		pkt := p.buf[:firstHeadroom+p.size]
-		if t.open(n, p.client, pkt[firstHeadroom:], &v, now) {
-			bufs = append(bufs, pkt)
+		pkt := p.buf[:firstAt+p.size]
+		if at, ok := t.open(n, p.client, pkt, &v, now); ok {
+			bufs = append(bufs, pkt[at-firstHeadroom:])
 		}
 	}
 	for i := 0; i < len(bufs); i += batchSize {
@@ -169,24 +172,31 @@ func (t *Tunnel) Open(n *NAT, now int64) int {
 	return len(n.work)
 }
 
-func (t *Tunnel) open(n *NAT, c *Client, pkt []byte, v *packet.View, now int64) bool {
+// open does that for the packet at pkt[firstAt:] and returns where it begins
+// afterwards. It reports false if the packet does not go on.
+func (t *Tunnel) open(n *NAT, c *Client, pkt []byte, v *packet.View, now int64) (at int, ok bool) {
 	if c.closing.Load() || c.removed.Load() {
 		c.drops.Add(drop.NoResource, 1)
-		return false
+		return 0, false
 	}
-	if fault := v.Parse(pkt); fault != drop.None {
+	if fault := v.Parse(pkt[firstAt:]); fault != drop.None {
 		c.drops.Add(fault, 1) // it was parsed before it came here
-		return false
+		return 0, false
 	}
 	if verdict := c.policy.Load().Outbound(v, n.table, now); verdict.Action != policy.Forward {
 		c.drops.Add(verdict.Reason, 1)
-		return false
+		return 0, false
 	}
-	if r := n.table.Open(v, now); r != nat.Translated && r != nat.Untouched {
+	at = firstAt
+	r := n.table.Open(v, now)
+	if r == nat.OtherFamily {
+		at, r = n.table.CrossToResource(v, nat.Crossing{Buf: pkt, At: firstAt, Client: c.otherAddress(v)}, now)
+	}
+	if r != nat.Translated && r != nat.Untouched {
 		c.drops.Add(untranslated(r), 1)
-		return false
+		return 0, false
 	}
 	c.counters.ToResourcePackets.Add(1)
-	c.counters.ToResourceBytes.Add(uint64(len(pkt)))
-	return true
+	c.counters.ToResourceBytes.Add(uint64(len(v.B)))
+	return at, true
 }

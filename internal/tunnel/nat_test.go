@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	enginetun "github.com/tailscale/wireguard-go/tun"
+
 	"firezone-gateway/internal/drop"
 	"firezone-gateway/internal/nat"
 	"firezone-gateway/internal/packet"
@@ -30,6 +32,7 @@ type natRig struct {
 	client *Client
 	nat    *NAT
 	woken  int
+	slab   []byte // of answers
 }
 
 func siteGrant(filters ...policy.Filter) policy.Grant {
@@ -55,25 +58,39 @@ func newNATRig(t testing.TB, cfg nat.Config) *natRig {
 	return r
 }
 
-func (r *natRig) toResource(packets ...[]byte) (kept [][]byte) {
-	for _, b := range r.tun.toResource(r.client, decrypted(packets...), engineOffset, clock.UnixNano()) {
+func (r *natRig) toResource(packets ...[]byte) [][]byte {
+	return r.outward(clock.UnixNano(), packets...)
+}
+
+func (r *natRig) toClient(packets ...[]byte) [][]byte {
+	return r.inward(clock.UnixNano(), packets...)
+}
+
+// open has the writer of the table run and returns what it put on the network.
+func (r *natRig) open() [][]byte { return r.opened(clock.UnixNano()) }
+
+// outward returns those of a batch of packets from the client that go to the TUN
+// device.
+func (r *natRig) outward(now int64, packets ...[]byte) (kept [][]byte) {
+	for _, b := range r.tun.toResource(r.client, decrypted(packets...), engineOffset, now) {
 		kept = append(kept, b[engineOffset:])
 	}
 	return kept
 }
 
-func (r *natRig) toClient(packets ...[]byte) (kept [][]byte) {
+// inward returns those of a batch of packets from the TUN device that go to a
+// client.
+func (r *natRig) inward(now int64, packets ...[]byte) (kept [][]byte) {
 	slab, descriptors := fromTUN(packets...)
-	n := r.tun.toClient(slab, descriptors, make([]addressee, len(packets)), clock.UnixNano())
+	n := r.tun.toClient(slab, descriptors, make([]addressee, len(packets)), now)
 	for _, p := range descriptors[:n] {
 		kept = append(kept, slab[p.Offset:p.Offset+p.Size])
 	}
 	return kept
 }
 
-// open has the writer of the table run and returns what it put on the network.
-func (r *natRig) open() (packets [][]byte) {
-	r.tun.Open(r.nat, clock.UnixNano())
+func (r *natRig) opened(now int64) (packets [][]byte) {
+	r.tun.Open(r.nat, now)
 	for {
 		select {
 		case p := <-r.device.fromEngine:
@@ -82,6 +99,28 @@ func (r *natRig) open() (packets [][]byte) {
 			return packets
 		}
 	}
+}
+
+// answers returns what the gateway says to clients by itself.
+func (r *natRig) answers(t *testing.T) (packets [][]byte) {
+	if r.slab == nil {
+		r.slab = make([]byte, slabSize)
+	}
+	slab, descriptors := r.slab, make([]enginetun.ReadPacket, batchSize)
+	for r.tun.inject.used > 0 {
+		n, err := r.tun.inject.Read(slab, descriptors)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range descriptors[:n] {
+			p := slices.Clone(slab[d.Offset : d.Offset+d.Size])
+			if r.tun.inject.claim(p) == nil {
+				t.Errorf("an answer to nobody: %x", p)
+			}
+			packets = append(packets, p)
+		}
+	}
+	return packets
 }
 
 func checkPackets(t *testing.T, got [][]byte, want ...[]byte) {
@@ -221,67 +260,112 @@ func TestWithoutADeviceFirstPacketsAreCounted(t *testing.T) {
 	wantDrops(t, "tunnel", r.tun.Drops(), map[drop.Reason]uint64{drop.TUNWrite: 1})
 }
 
-// BenchmarkToDomain is BenchmarkToResource for packets of 100,000 sessions, in runs
-// as a client sends them and as the worst case another session for every packet.
-// Median and least time of a batch leave out both writing the addresses and what
-// others do on the machine.
-func BenchmarkToDomain(b *testing.B) {
-	const sessions = 100_000
-	r := newNATRig(b, nat.Config{})
+// crowd is 100,000 UDP sessions of one client and what packets of each begin with.
+type crowd struct {
+	*natRig
+	there, back [][28]byte
+}
+
+const crowded = 100_000
+
+func newCrowd(b *testing.B) *crowd {
+	c := &crowd{newNATRig(b, nat.Config{}), make([][28]byte, crowded), make([][28]byte, crowded)}
 	var proxies, reals []netip.Addr
-	for i := range sessions / 50_000 {
+	for i := range crowded / 50_000 {
 		proxies = append(proxies, netip.AddrFrom4([4]byte{100, 97, 0, byte(i)}))
 		reals = append(reals, netip.AddrFrom4([4]byte{10, 78, 0, byte(i)}))
 	}
-	if _, err := r.nat.Table().Assign(nat.Assignment{Resource: "site", Domain: "c.example.com", ProxyIPs: proxies, RealIPs: reals}); err != nil {
+	if _, err := c.nat.Table().Assign(nat.Assignment{Resource: "site", Domain: "c.example.com", ProxyIPs: proxies, RealIPs: reals}); err != nil {
 		b.Fatal(err)
 	}
-	var flows [][]byte
-	for i := range sessions {
-		head := udp(address4(1), proxies[i%len(proxies)], uint16(1024+i/len(proxies)), 53, packet.MaxSize-28)[:28]
-		flows = append(flows, slices.Clone(head))
+	for i := range crowded {
+		at, port := i%len(proxies), uint16(1024+i/len(proxies))
+		copy(c.there[i][:], udp(address4(1), proxies[at], port, 53, packet.MaxSize-28))
+		copy(c.back[i][:], udp(reals[at], address4(1), 53, port, packet.MaxSize-28))
 	}
+	emptied := make(chan struct{})
 	go func() {
-		for range r.device.fromEngine {
+		defer close(emptied)
+		for range c.device.fromEngine {
 		}
 	}()
-	defer close(r.device.fromEngine)
-	for i := 0; i < sessions; i += batchSize {
-		for _, head := range flows[i:min(i+batchSize, sessions)] {
-			r.nat.Hold(r.client, append(slices.Clone(head), make([]byte, packet.MaxSize-28)...))
+	for i := 0; i < crowded; i += batchSize {
+		for _, head := range c.there[i:min(i+batchSize, crowded)] {
+			c.nat.Hold(c.client, append(head[:], make([]byte, packet.MaxSize-28)...))
 		}
-		r.tun.Open(r.nat, clock.UnixNano())
+		c.tun.Open(c.nat, clock.UnixNano())
 	}
-	if n := r.nat.Table().Stats().Sessions; n != sessions {
+	close(c.device.fromEngine)
+	<-emptied
+	if n := c.nat.Table().Stats().Sessions; n != crowded {
 		b.Fatalf("%d sessions", n)
 	}
+	return c
+}
+
+// measure has pass take batches with the packets' beginnings of heads, in runs as
+// a peer sends them and as the worst case another session for every packet. Least,
+// median and mean time of a batch leave out what writing the beginnings costs,
+// the first two of them also what others do on the machine.
+func (c *crowd) measure(b *testing.B, packets [][]byte, heads [][28]byte, pass func() int) {
 	for _, run := range []int{8, 1} {
 		b.Run(fmt.Sprintf("RunsOf%d", run), func(b *testing.B) {
-			o, at := newOutboundBatch(), 0
+			at := 0
 			took := make([]time.Duration, 0, 1<<16)
 			b.SetBytes(batchSize * packet.MaxSize)
 			b.ReportAllocs()
 			for b.Loop() {
-				for i, buf := range o.bufs {
+				for i, p := range packets {
 					if i%run == 0 {
-						at = (at + 7919) % sessions
+						at = (at + 7919) % crowded
 					}
-					copy(buf[engineOffset:], flows[at])
+					copy(p, heads[at][:])
 				}
 				begin := time.Now()
-				if len(r.tun.toResource(r.client, append(o.scratch[:0], o.bufs...), engineOffset, clock.UnixNano())) != batchSize {
+				if pass() != batchSize {
 					b.Fatal("not forwarded")
 				}
 				if len(took) < cap(took) {
 					took = append(took, time.Since(begin))
 				}
 			}
+			var sum time.Duration
+			for _, d := range took {
+				sum += d
+			}
 			slices.Sort(took)
+			b.ReportMetric(float64(sum)/float64(len(took))/batchSize, "mean-ns/packet")
 			b.ReportMetric(float64(took[len(took)/2])/batchSize, "median-ns/packet")
 			b.ReportMetric(float64(took[0])/batchSize, "least-ns/packet")
 			perPacket(b)
 		})
 	}
+}
+
+// BenchmarkToDomain is BenchmarkToResource for packets that are translated.
+func BenchmarkToDomain(b *testing.B) {
+	c, o := newCrowd(b), newOutboundBatch()
+	var packets [][]byte
+	for _, buf := range o.bufs {
+		packets = append(packets, buf[engineOffset:])
+	}
+	c.measure(b, packets, c.there, func() int {
+		return len(c.tun.toResource(c.client, append(o.scratch[:0], o.bufs...), engineOffset, clock.UnixNano()))
+	})
+}
+
+// BenchmarkFromDomain is the same for the answers.
+func BenchmarkFromDomain(b *testing.B) {
+	c, in := newCrowd(b), newInboundBatch()
+	var packets [][]byte
+	for _, p := range in.all {
+		packets = append(packets, in.slab[p.Offset:])
+	}
+	owners := make([]addressee, batchSize)
+	c.measure(b, packets, c.back, func() int {
+		copy(in.packets, in.all)
+		return c.tun.toClient(in.slab, in.packets, owners, clock.UnixNano())
+	})
 }
 
 // BenchmarkFirstPackets is what a new session costs the packet path and the

@@ -100,8 +100,8 @@ func (g gatewayTUN) Read(slab []byte, packets []enginetun.ReadPacket) (int, erro
 	case <-g.closed:
 		return 0, os.ErrClosed
 	case pkt := <-g.toEngine:
-		packets[0] = enginetun.ReadPacket{Offset: enginetun.ReadPacketSpacing, Size: len(pkt)}
-		copy(slab[enginetun.ReadPacketSpacing:], pkt)
+		packets[0] = enginetun.ReadPacket{Offset: spacing, Size: len(pkt)}
+		copy(slab[spacing:], pkt)
 		return 1, nil
 	}
 }

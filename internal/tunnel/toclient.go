@@ -6,32 +6,39 @@ import (
 	enginetun "github.com/tailscale/wireguard-go/tun"
 
 	"firezone-gateway/internal/drop"
-	"firezone-gateway/internal/packet"
+	"firezone-gateway/internal/nat"
 	"firezone-gateway/internal/policy"
 )
 
 // toClient judges one batch of packets read from the TUN device and keeps, in
 // order and in place, the descriptors of those that go into a client's tunnel;
 // whom the i-th kept packet is for is written to owners[i]. Packets without a
-// client are counted on the tunnel, all others on their client. Nothing is ever
-// sent back towards the network (dataplane §4.1). It allocates nothing.
+// client are counted on the tunnel, all others on their client. Nothing is sent
+// back towards the network (dataplane §4.1), but what becomes of an IPv4 packet
+// that is too large as IPv6. Otherwise it allocates nothing.
 //
 // now is the batch's time in Unix nanoseconds.
 func (t *Tunnel) toClient(slab []byte, packets []enginetun.ReadPacket, owners []addressee, now int64) int {
 	var (
-		v    packet.View
-		dst  netip.Addr
-		c    *Client // whose address dst is: that of the packet before, often that of the next
-		kept int
+		ahead arrivals
+		given policy.Verdict // on the flow of this packet, not to forward until it is judged
+		kept  int
+		end   int // of the last packet kept, in slab
 	)
-	for _, p := range packets {
-		if fault := v.Parse(slab[p.Offset : p.Offset+p.Size]); fault != drop.None {
-			t.drops.Add(fault, 1)
+	for i, d := range packets {
+		at := i % lookAhead
+		if at == 0 {
+			ahead.look(t, slab, packets[i:min(i+lookAhead, len(packets))])
+		}
+		p := &ahead.packets[at]
+		if p.fault != drop.None {
+			t.drops.Add(p.fault, 1)
 			continue
 		}
-		if v.Dst != dst {
-			c, dst = t.byAddr.get(v.Dst), v.Dst
+		if p.first {
+			given = policy.Verdict{}
 		}
+		v, c := &p.View, p.client
 		if c == nil {
 			t.drops.Add(unknownDestination(v.Dst), 1)
 			continue
@@ -40,19 +47,26 @@ func (t *Tunnel) toClient(slab []byte, packets []enginetun.ReadPacket, owners []
 			c.drops.Add(drop.NotConnected, 1)
 			continue
 		}
-		proxies, ended := c.nat.Load().restore(&v, now)
-		if ended {
-			c.drops.Add(drop.NATEnded, 1)
+		proxies, back := p.nat.restore(v, &ahead.flows[p.flow], now)
+		if back == nat.OtherFamily {
+			back = t.crossToClient(c, p.nat, v, slab, end, &d, now)
+		}
+		if back != nat.Untouched && back != nat.Translated {
+			c.drops.Add(unreturned(back), 1)
 			continue
 		}
-		if verdict := c.policy.Load().Inbound(&v, proxies, now); verdict.Action != policy.Forward {
-			c.drops.Add(verdict.Reason, 1)
+		if given.Action != policy.Forward {
+			given = c.policy.Load().Inbound(v, proxies, now)
+		}
+		if given.Action != policy.Forward {
+			c.drops.Add(given.Reason, 1)
 			continue
 		}
-		exposeECN(slab, p.Offset)
-		packets[kept] = p
+		exposeECN(slab, d.Offset)
+		packets[kept] = d
 		owners[kept] = addressee{c, v.Dst}
 		kept++
+		end = d.Offset + d.Size
 	}
 	countToClient(packets[:kept], owners, now)
 	return kept
@@ -70,7 +84,7 @@ func countToClient(packets []enginetun.ReadPacket, owners []addressee, now int64
 		}
 		c.counters.ToClientPackets.Add(uint64(i - first))
 		c.counters.ToClientBytes.Add(uint64(octets))
-		c.counters.LastActive.Store(now)
+		c.passed(now)
 	}
 }
 

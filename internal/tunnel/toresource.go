@@ -20,37 +20,41 @@ func (t *Tunnel) toResource(c *Client, bufs [][]byte, offset int, now int64) [][
 		return bufs[:0]
 	}
 	var (
-		v     packet.View
+		ahead departures
 		last  trip
 		given policy.Verdict // on last
 		rules = c.policy.Load()
-		nat   = c.nat.Load()
-		names = nat.proxies()
+		addrs = c.nat.Load()
 		kept  = bufs[:0]
 		bytes uint64
 	)
-	for _, b := range bufs {
-		pkt := b[offset:]
-		if fault := v.Parse(pkt); fault != drop.None {
-			c.drops.Add(fault, 1)
+	for i, b := range bufs {
+		at := i % lookAhead
+		if at == 0 {
+			ahead.look(bufs[i:min(i+lookAhead, len(bufs))], offset, addrs)
+		}
+		p := &ahead.packets[at]
+		if p.fault != drop.None {
+			c.drops.Add(p.fault, 1)
 			continue
 		}
-		if this := tripOf(&v); given.Action != policy.Forward || this != last {
-			last, given = this, rules.Outbound(&v, names, now)
+		v, l := &p.View, &ahead.flows[p.flow]
+		if given.Action != policy.Forward || p.first && !last.is(v) {
+			last, given = tripOf(v), rules.Outbound(v, l.Proxies(), now)
 		}
 		switch given.Action {
 		case policy.Forward:
-			if !t.translate(c, nat, &v, now) {
+			if !t.translate(c, addrs, v, l, &b, offset, now) {
 				continue
 			}
 			kept = append(kept, b)
-			bytes += uint64(len(pkt))
+			bytes += uint64(len(v.B))
 		case policy.Control:
-			c.control(pkt)
+			c.control(v.B)
 		case policy.Reject:
 			c.drops.Add(given.Reason, 1)
 			if c.answers.take(now) {
-				t.answer(c, &v, given.Answer)
+				t.answer(c, v, given.Answer)
 			}
 		default:
 			c.drops.Add(given.Reason, 1)
@@ -59,7 +63,7 @@ func (t *Tunnel) toResource(c *Client, bufs [][]byte, offset int, now int64) [][
 	if len(kept) > 0 {
 		c.counters.ToResourcePackets.Add(uint64(len(kept)))
 		c.counters.ToResourceBytes.Add(bytes)
-		c.counters.LastActive.Store(now)
+		c.passed(now)
 	}
 	return kept
 }
@@ -78,3 +82,7 @@ type trip struct {
 }
 
 func tripOf(v *packet.View) trip { return trip{v.Src, v.Dst, v.Protocol, v.Kind, v.DstPort} }
+
+func (t *trip) is(v *packet.View) bool {
+	return t.port == v.DstPort && t.kind == v.Kind && t.protocol == v.Protocol && t.dst == v.Dst && t.src == v.Src
+}

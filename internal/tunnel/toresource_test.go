@@ -10,6 +10,7 @@ import (
 	enginetun "github.com/tailscale/wireguard-go/tun"
 
 	"firezone-gateway/internal/drop"
+	"firezone-gateway/internal/hammer"
 	"firezone-gateway/internal/packet"
 	"firezone-gateway/internal/packet/packettest"
 	"firezone-gateway/internal/policy"
@@ -223,18 +224,17 @@ func TestToResourceWhenTheInjectorIsFull(t *testing.T) {
 
 // FuzzToResource holds against every input: no panic, and exactly what the
 // policy forwards is kept, unchanged and in order.
-func FuzzToResource(f *testing.F) {
+func FuzzToResource(f *testing.F) { fuzzToResource(f) }
+
+func TestHammerToResource(t *testing.T) {
+	hammer.Test(t, "FuzzToResource", fuzzToResource, func(args []any) { repairFrames(args[0].([]byte)) })
+}
+
+func fuzzToResource(f hammer.F) {
 	own4, own6 := address4(1), address6(1)
-	join := func(packets ...[]byte) (out []byte) {
-		for _, p := range packets {
-			out = binary.BigEndian.AppendUint16(out, uint16(len(p)))
-			out = append(out, p...)
-		}
-		return out
-	}
-	f.Add(join(udp(own4, server4, 1, 1500, 10), udp(own4, other4, 1, 1500, 10), udp(own6, server6, 1, 1500, 0)))
-	f.Add(join(packet.AppendGoodbye(nil), packettest.Ping(own6, foreign6, 1, nil), nil))
-	f.Add(join(udp(foreign6, server6, 1, 1500, 1232), packettest.Unreachable(own4, server4, make([]byte, 28))))
+	f.Add(frames(udp(own4, server4, 1, 1500, 10), udp(own4, other4, 1, 1500, 10), udp(own6, server6, 1, 1500, 0)))
+	f.Add(frames(packet.AppendGoodbye(nil), packettest.Ping(own6, foreign6, 1, nil), nil))
+	f.Add(frames(udp(foreign6, server6, 1, 1500, 1232), packettest.Unreachable(own4, server4, make([]byte, 28))))
 	f.Add([]byte{0, 1, 0x45, 0xff, 0xff})
 	rules := snapshot(1, usualGrants()...)
 	tun, h := plainTunnel(), newHeardBy()
@@ -242,12 +242,8 @@ func FuzzToResource(f *testing.F) {
 	slab, descriptors := make([]byte, slabSize), make([]enginetun.ReadPacket, batchSize)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c.answers = answerBudget{}
-		var packets, want [][]byte
-		for len(data) >= 2 && len(packets) < batchSize {
-			n := min(int(binary.BigEndian.Uint16(data)), len(data)-2)
-			packets = append(packets, data[2:2+n])
-			data = data[2+n:]
-		}
+		packets := framed(data)
+		var want [][]byte
 		for _, p := range packets {
 			if forwards(rules, p) {
 				want = append(want, p)
@@ -279,4 +275,30 @@ func FuzzToResource(f *testing.F) {
 func forwards(rules *policy.Snapshot, pkt []byte) bool {
 	var v packet.View
 	return v.Parse(pkt) == drop.None && rules.Outbound(&v, policy.NoProxies, clock.UnixNano()).Action == policy.Forward
+}
+
+// frames writes packets one after the other, each after its length.
+func frames(packets ...[]byte) (out []byte) {
+	for _, p := range packets {
+		out = binary.BigEndian.AppendUint16(out, uint16(len(p)))
+		out = append(out, p...)
+	}
+	return out
+}
+
+// framed reads what frames wrote, as far as it fits into a batch. Lengths that
+// are too long reach to the end.
+func framed(data []byte) (packets [][]byte) {
+	for len(data) >= 2 && len(packets) < batchSize {
+		n := min(int(binary.BigEndian.Uint16(data)), len(data)-2)
+		packets = append(packets, data[2:2+n])
+		data = data[2+n:]
+	}
+	return packets
+}
+
+func repairFrames(data []byte) {
+	for _, p := range framed(data) {
+		packettest.Repair(p)
+	}
 }

@@ -57,7 +57,8 @@ type Tunnel struct {
 	dev    *engineDevice
 	inject *injector
 
-	mu     sync.Mutex // serialises Add, Remove and reap
+	mu     sync.Mutex // serialises Add, Remove, reap and Totals
+	gone   Totals     // of removed clients; guarded by mu
 	reaper sync.WaitGroup
 
 	byKey  *shards[[32]byte, *Client]
@@ -230,6 +231,7 @@ func (t *Tunnel) remove(c *Client) {
 	t.engine.RemovePeer(device.NoisePublicKey(c.cfg.PublicKey))
 	c.session.Store(uint32(SessionNone))
 	c.removed.Store(true)
+	t.gone.add(c)
 }
 
 // reap makes the engine forget the peer it made for c although c is removed.

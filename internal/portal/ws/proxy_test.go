@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"firezone-gateway/internal/hammer"
 	"firezone-gateway/internal/portal"
 )
 
@@ -236,7 +237,11 @@ func (a answered) Write(b []byte) (int, error) { return len(b), nil }
 
 // FuzzTunnel checks that no answer of a proxy does more than let the attempt
 // fail, with a text that has nothing of the answer in it.
-func FuzzTunnel(f *testing.F) {
+func FuzzTunnel(f *testing.F) { fuzzTunnel(f) }
+
+func TestHammerTunnel(t *testing.T) { hammer.Test(t, "FuzzTunnel", fuzzTunnel) }
+
+func fuzzTunnel(f hammer.F) {
 	f.Add([]byte("HTTP/1.1 200 OK\r\n\r\n"), true)
 	f.Add([]byte("HTTP/1.1 407\r\n\r\n"), true)
 	f.Add([]byte("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"), false)

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"firezone-gateway/internal/hammer"
 )
 
 func ap(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
@@ -145,7 +147,11 @@ func TestT32OptimisticCandidates(t *testing.T) {
 	}
 }
 
-func FuzzParseCandidate(f *testing.F) {
+func FuzzParseCandidate(f *testing.F) { fuzzParseCandidate(f) }
+
+func TestHammerParseCandidate(t *testing.T) { hammer.Test(t, "FuzzParseCandidate", fuzzParseCandidate) }
+
+func fuzzParseCandidate(f hammer.F) {
 	f.Add("candidate:fffeff7e2d04b4aee1b48f0 1 udp 2130706175 10.0.0.5 52625 typ host ufrag clnt")
 	f.Add("candidate:1 1 UDP 37748735 2001:db8::1 9 typ relay raddr :: rport 0 generation 0 ufrag clnt")
 	f.Add("candidate:1 1 udp 1 ::ffff:10.0.0.1 9 typ srflx raddr 0.0.0.0 rport 0")

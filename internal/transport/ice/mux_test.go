@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"firezone-gateway/internal/drop"
+	"firezone-gateway/internal/hammer"
 	"firezone-gateway/internal/transport/stun"
 )
 
@@ -218,7 +219,11 @@ func TestDeliverAllocatesNothing(t *testing.T) {
 
 // FuzzDeliver has an agent take anything, as a request or as an answer to a
 // check that it sent.
-func FuzzDeliver(f *testing.F) {
+func FuzzDeliver(f *testing.F) { fuzzDeliver(f) }
+
+func TestHammerDeliver(t *testing.T) { hammer.Test(t, "FuzzDeliver", fuzzDeliver) }
+
+func fuzzDeliver(f hammer.F) {
 	use := stunlib.RawAttribute{Type: stunlib.AttrUseCandidate}
 	f.Add(request(gatewayUfrag+":"+clientUfrag, gatewayPwd), uint8(0), uint16(9))
 	f.Add(request(gatewayUfrag+":"+clientUfrag, gatewayPwd, use), uint8(2), uint16(9))

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	pion "github.com/pion/stun"
+
+	"firezone-gateway/internal/hammer"
 )
 
 const password = "0123456789abcdefghijkl"
@@ -148,7 +150,21 @@ func TestNothingAllocates(t *testing.T) {
 	}
 }
 
-func FuzzCheck(f *testing.F) {
+func FuzzCheck(f *testing.F) { fuzzCheck(f) }
+
+// TestHammerCheck has messages say how long they are.
+func TestHammerCheck(t *testing.T) {
+	hammer.Test(t, "FuzzCheck", fuzzCheck, func(args []any) {
+		if b := args[0].([]byte); len(b) >= HeaderSize {
+			b = b[:len(b)&^3]
+			binary.BigEndian.PutUint16(b[2:], uint16(len(b)-HeaderSize))
+			binary.BigEndian.PutUint32(b[4:], 0x2112a442)
+			args[0] = b
+		}
+	})
+}
+
+func fuzzCheck(f hammer.F) {
 	for _, c := range judgements(f) {
 		f.Add(c.in)
 	}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	pion "github.com/pion/stun/v3"
+
+	"firezone-gateway/internal/hammer"
 )
 
 // FuzzClient plays a script of operations on a client: datagrams of anybody,
@@ -15,7 +17,11 @@ import (
 //
 // An operation is three bytes, code, argument and length, and that many bytes
 // more.
-func FuzzClient(f *testing.F) {
+func FuzzClient(f *testing.F) { fuzzClient(f) }
+
+func TestHammerClient(t *testing.T) { hammer.Test(t, "FuzzClient", fuzzClient) }
+
+func fuzzClient(f hammer.F) {
 	mapped := op(opAnswer, 0, attribute(0x0020, "\x00\x01\x11\x11\x22\x22\x33\x33"))
 	granted := op(opAnswer, 0, attribute(0x0016, "\x00\x01\x11\x11\x22\x22\x33\x33"), attribute(0x000d, "\x00\x00\x02\x58"))
 	challenge := []string{attribute(0x0009, "\x00\x00\x04\x26"), attribute(0x0014, "firezone"), attribute(0x0015, "n")}
@@ -184,9 +190,10 @@ func (w *witness) advance(d time.Duration, served bool) {
 
 // serve answers what the latest settle took, and what follows from the answers,
 // as a relay does that grants everything, in a number of rounds that is more than
-// any client needs.
+// any client needs: it may have one bind under way at a time, because nobody
+// answers the others.
 func (w *witness) serve() {
-	for range 100 {
+	for range 100 + len(w.c.unsent) {
 		out := w.out
 		if len(out) == 0 {
 			return
