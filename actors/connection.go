@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -21,6 +22,7 @@ const maxRemoteCandidates = 50
 // path by itself. It belongs to the peer that opened it.
 type connection struct {
 	plane  *Plane
+	id     string // the client's
 	client *tunnel.Client
 	ufrag  string // the client's
 	agent  ice.Agent
@@ -33,20 +35,26 @@ type connection struct {
 // openConnection makes the agent and admits the client. With adopt a client that
 // the packet path knows already, with the same keys, is taken over with its
 // session; without it is replaced.
+//
+// The state is in the store by then.
 func openConnection(p *Plane, log *slog.Logger, s clientState, callbacks tunnel.Callbacks, adopt bool) (*connection, error) {
-	c := &connection{plane: p}
+	c := &connection{plane: p, id: s.Client.ID}
 	if old, ok := p.Tunnel.Lookup(s.Client.PublicKey); ok {
-		if adopt && old.PresharedKey() == s.Client.PresharedKey && old.Serves(s.Client.IPv4, s.Client.IPv6) {
+		switch {
+		case adopt && s.is(old):
 			old.SetPolicy(p.compile(s))
 			old.SetNAT(s.NAT)
 			old.Adopt(callbacks)
 			c.client = old
-		} else {
+		case adopt:
+			p.discarded(log, []string{"client in the packet path with other parameters"}, "client_id", s.Client.ID)
+			fallthrough
+		default:
 			p.Tunnel.Remove(old)
 		}
 	}
 	if c.client == nil {
-		client, err := p.Tunnel.Add(tunnel.ClientConfig{
+		client, err := p.admit(log, tunnel.ClientConfig{
 			PublicKey: s.Client.PublicKey, PresharedKey: s.Client.PresharedKey,
 			TunnelV4: s.Client.IPv4, TunnelV6: s.Client.IPv6,
 			Policy: p.compile(s), NAT: s.NAT, Callbacks: callbacks,
@@ -75,11 +83,22 @@ func openConnection(p *Plane, log *slog.Logger, s clientState, callbacks tunnel.
 	return c, nil
 }
 
+// admit adds a client to the packet path. One that is in its way although the store
+// knows nothing of it is removed.
+func (p *Plane) admit(log *slog.Logger, cfg tunnel.ClientConfig) (*tunnel.Client, error) {
+	client, err := p.Tunnel.Add(cfg)
+	if !errors.Is(err, tunnel.ErrKeyTaken) || !p.disown(log) {
+		return client, err
+	}
+	return p.Tunnel.Add(cfg)
+}
+
 // follow leads the data to the pair that the client nominated: one that only
 // receives would not show us where it is (T-19). Authenticated traffic from
 // elsewhere overrules it.
 func (c *connection) follow(local, remote netip.AddrPort) {
 	if path := c.plane.sinks.path(local, remote); path != nil {
+		c.plane.arrivals.nominated(c.id, path.Relay() != nil)
 		c.client.Move(path)
 	}
 }
@@ -89,6 +108,7 @@ func (c *connection) follow(local, remote netip.AddrPort) {
 func (c *connection) note(s ice.State, callbacks tunnel.Callbacks) {
 	if s == ice.StateConnected {
 		c.checked.Store(true)
+		c.plane.arrivals.checked(c.id)
 	}
 	if gaveUp := s == ice.StateFailed; c.failed.Swap(gaveUp) != gaveUp && gaveUp {
 		callbacks.Session(c.client.Session())

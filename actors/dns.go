@@ -35,13 +35,26 @@ func (a *dnsActor) Receive(ctx actorkit.Context) {
 	switch m := ctx.Message().(type) {
 	case *actorkit.Started:
 		a.resolver = a.spawn(ctx, KindResolver, "resolver", func() actorkit.Actor { return a.plane.players.resolver(a.plane) })
-		a.serve(ctx, a.plane.served.load())
+		served, wrong := checkServed(a.plane.served.load())
+		if wrong {
+			a.plane.discarded(ctx.Logger(), []string{"address to serve DNS on"})
+			a.plane.served.store(served)
+		}
+		a.serve(ctx, served)
 	case messages.ServeDNS:
 		a.plane.served.store(m.Addresses)
 		a.serve(ctx, m.Addresses)
 	case messages.Resolve:
 		ctx.Forward(a.resolver)
+	case *actorkit.ChildGaveUp:
+		a.gaveUp(m)
 	}
+}
+
+// gaveUp goes on with the other servers. The next configuration of the device, which
+// each join brings, has the missing one tried again.
+func (a *dnsActor) gaveUp(m *actorkit.ChildGaveUp) {
+	a.servers = slices.DeleteFunc(a.servers, func(s serverEntry) bool { return actorkit.Same(s.pid, m.PID) })
 }
 
 // serve ends servers on other addresses and starts those that are missing.

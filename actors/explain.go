@@ -15,7 +15,6 @@ import (
 
 	"firezone-gateway/internal/admin"
 	"firezone-gateway/internal/drop"
-	"firezone-gateway/internal/packet"
 	"firezone-gateway/internal/policy"
 	"firezone-gateway/internal/portal"
 	"firezone-gateway/internal/tunnel"
@@ -54,7 +53,7 @@ type explaining struct {
 	id     string
 	state  clientState
 	client *tunnel.Client // nil without a connection
-	src    netip.Addr     // invalid if the client has none of that family
+	src    netip.Addr     // of the packet, in the end that which the kernel sees; invalid if the client has none of that family
 	dst    netip.Addr     // that the client sends to
 	real   netip.Addr     // that the packet leaves to; invalid if it does not
 }
@@ -138,7 +137,7 @@ func (e *explaining) session() {
 	case tunnel.SessionEstablished:
 		e.pass(admin.StageSession, "established, last handshake %s", e.handshakeAge())
 	case tunnel.SessionExpired:
-		e.pass(admin.StageSession, "idle since its keys got old, last handshake %s; the client begins a new one with its next packet", e.handshakeAge())
+		e.pass(admin.StageSession, "idle since its keys got old, last handshake %s; the next packet begins a new one, from whichever side it comes", e.handshakeAge())
 	default:
 		e.stop(admin.StageSession, "no_session", "WireGuard session: %s; packets pass once the client has completed a handshake", s)
 	}
@@ -167,10 +166,7 @@ func (e *explaining) source() {
 		e.skip(admin.StageSource, "it depends on the address that the client sends to")
 		return
 	}
-	e.src = e.state.Client.IPv4
-	if e.dst.Is6() {
-		e.src = e.state.Client.IPv6
-	}
+	e.src = e.sender(e.dst)
 	if !e.src.IsValid() {
 		e.stop(admin.StageSource, drop.ForeignSource.String(), "the client has no tunnel address of the family of %s", e.dst)
 		return
@@ -178,158 +174,12 @@ func (e *explaining) source() {
 	e.pass(admin.StageSource, "%s; any other source is refused", e.src)
 }
 
-// policy asks the policy in force, and for a refusal what each grant by itself
-// would say.
-func (e *explaining) policy() {
-	if !e.dst.IsValid() {
-		e.policyOfName()
-		return
+// sender returns the client's address of the family of to.
+func (e *explaining) sender(to netip.Addr) netip.Addr {
+	if to.Is6() {
+		return e.state.Client.IPv6
 	}
-	if !e.src.IsValid() {
-		e.skip(admin.StagePolicy, "no packet of that family can come")
-		return
-	}
-	rules := e.plane.compile(e.state)
-	if e.client != nil {
-		rules = e.client.Policy()
-	}
-	view, now := e.view(), e.now.UnixNano()
-	verdict := rules.Outbound(&view, e.proxies(), now)
-	if verdict.Action == policy.Forward {
-		r, ok := rules.Credited(verdict)
-		if !ok {
-			e.pass(admin.StagePolicy, "%s is the gateway itself, where this port is open", e.dst)
-			return
-		}
-		e.pass(admin.StagePolicy, "admitted by resource %s (%s)", r.ID, r.Name)
-		if g, ok := e.state.Grants.Get(r.ID); ok {
-			e.judged(judge(g, drop.None))
-		}
-		return
-	}
-	answer := "dropped without an answer"
-	if verdict.Action == policy.Reject {
-		answer = "the client is answered by ICMP"
-	}
-	covering, all := e.covering(&view, now)
-	e.stop(admin.StagePolicy, verdict.Reason.String(), "%s; %s", e.refusal(verdict.Reason, all), answer)
-	e.judged(covering...)
-}
-
-// policyOfName tells which resources cover a domain. The client makes up the
-// address that stands for it, which decides about a packet.
-func (e *explaining) policyOfName() {
-	var covering []admin.Judged
-	for _, g := range e.state.Grants.List() {
-		if g.Resource.Kind == policy.DNS && policy.MatchDomain(g.Resource.Pattern, e.to.Name) && len(covering) < maxCovering {
-			covering = append(covering, judge(g, drop.Unresolved))
-		}
-	}
-	if len(covering) == 0 {
-		e.stop(admin.StagePolicy, drop.NoResource.String(), "no granted DNS resource covers %s", e.to.Name)
-		return
-	}
-	e.skip(admin.StagePolicy, fmt.Sprintf("%s is covered, but the client has not set it up: it does so when it resolves the name, and then sends to an address of %s or %s",
-		e.to.Name, policy.ProxyV4, policy.ProxyV6))
-	e.judged(covering...)
-}
-
-// covering returns what each grant that covers the destination says by itself, as
-// many as an explanation lists, and how many there are.
-func (e *explaining) covering(view *packet.View, now int64) (list []admin.Judged, all int) {
-	for _, g := range e.state.Grants.List() {
-		one := e.state
-		one.Grants = policy.Grants{}.Upsert(g)
-		verdict := e.plane.compile(one).Outbound(view, e.proxies(), now)
-		switch verdict.Reason {
-		case drop.Filtered, drop.Expired, drop.NotPublic:
-			if all++; len(list) < maxCovering {
-				list = append(list, judge(g, verdict.Reason))
-			}
-		}
-	}
-	return list, all
-}
-
-func (e *explaining) refusal(r drop.Reason, covering int) string {
-	switch r {
-	case drop.NoResource:
-		return fmt.Sprintf("none of the %d granted resources covers %s", e.state.Grants.Len(), e.dst)
-	case drop.Filtered:
-		return fmt.Sprintf("of the %d resources that cover %s none admits %s", covering, e.dst, e.portText())
-	case drop.Expired:
-		return fmt.Sprintf("the access to the %d resources that cover %s has ended", covering, e.dst)
-	case drop.NotPublic:
-		return fmt.Sprintf("%s is not a public address, which is all that the Internet resource reaches", e.dst)
-	case drop.Unresolved:
-		return fmt.Sprintf("no domain has been set up at %s; the client does that when it resolves one", e.dst)
-	case drop.GatewayClosed:
-		return fmt.Sprintf("%s is the gateway itself, which is open to ping and port %d only", e.dst, policy.DNSPort)
-	case drop.TunnelRange:
-		return fmt.Sprintf("%s is a tunnel address: clients do not reach each other", e.dst)
-	case drop.Multicast:
-		return fmt.Sprintf("%s is a multicast address", e.dst)
-	}
-	return strings.ReplaceAll(r.String(), "_", " ")
-}
-
-func (e *explaining) portText() string {
-	if e.to.Protocol == "icmp" {
-		return "icmp"
-	}
-	return fmt.Sprintf("%s port %d", e.to.Protocol, e.to.Port)
-}
-
-func (e *explaining) judged(list ...admin.Judged) {
-	e.out.Stages[len(e.out.Stages)-1].Resources = list
-}
-
-// judge describes a grant that refuses for a reason, or admits for none.
-func judge(g policy.Grant, r drop.Reason) admin.Judged {
-	j := admin.Judged{
-		ResourceID: g.Resource.ID, Name: g.Resource.Name, Kind: g.Resource.Kind.String(),
-		Address: resourceAddress(g.Resource), Admits: r == drop.None, ExpiresAt: g.ExpiresAt,
-	}
-	if r != drop.None {
-		j.Reason = r.String()
-	}
-	for _, f := range g.Resource.Filters[:min(len(g.Resource.Filters), maxCovering)] {
-		j.Filters = append(j.Filters, filterText(f))
-	}
-	return j
-}
-
-func filterText(f policy.Filter) string {
-	switch {
-	case f.Protocol == policy.FilterICMP || f.Ports == policy.PortRange{First: 0, Last: 65535}:
-		return f.Protocol.String()
-	case f.Ports.First == f.Ports.Last:
-		return fmt.Sprintf("%s/%d", f.Protocol, f.Ports.First)
-	}
-	return fmt.Sprintf("%s/%d-%d", f.Protocol, f.Ports.First, f.Ports.Last)
-}
-
-func (e *explaining) proxies() policy.Proxies {
-	if e.state.NAT == nil {
-		return policy.NoProxies
-	}
-	return e.state.NAT.Table()
-}
-
-// view is the packet in question, as far as the policy looks at one.
-func (e *explaining) view() packet.View {
-	v := packet.View{Src: e.src, Dst: e.dst, DstPort: e.to.Port}
-	switch {
-	case e.to.Protocol == "tcp":
-		v.Protocol, v.Kind = packet.TCP, packet.KindTCP
-	case e.to.Protocol == "udp":
-		v.Protocol, v.Kind = packet.UDP, packet.KindUDP
-	case e.dst.Is6():
-		v.Protocol, v.Kind = packet.ICMPv6, packet.KindEcho
-	default:
-		v.Protocol, v.Kind = packet.ICMP, packet.KindEcho
-	}
-	return v
+	return e.state.Client.IPv4
 }
 
 // translation tells what stands behind a proxy address.
@@ -352,6 +202,11 @@ func (e *explaining) translation() {
 		e.stop(admin.StageNAT, drop.Unresolved.String(), "no domain has been set up at %s", e.dst)
 	case !m.Real.IsValid():
 		e.stop(admin.StageNAT, drop.Unresolved.String(), "%s stands for %s, which has no address of this family", e.dst, m.Domain)
+	case m.Real.Is4() != e.dst.Is4() && !e.sender(m.Real).IsValid():
+		e.stop(admin.StageNAT, drop.Unresolved.String(), "%s stands for %s at %s, and the client has no tunnel address of that family", e.dst, m.Domain, m.Real)
+	case m.Real.Is4() != e.dst.Is4():
+		e.real, e.src = m.Real, e.sender(m.Real)
+		e.pass(admin.StageNAT, "%s stands for %s; a new flow goes to %s, translated to the other IP version (--nat64)", e.dst, m.Domain, m.Real)
 	default:
 		e.real = m.Real
 		e.pass(admin.StageNAT, "%s stands for %s; a new flow goes to %s, one that exists stays where it is", e.dst, m.Domain, m.Real)

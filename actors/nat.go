@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"firezone-gateway/internal/actorkit"
+	"firezone-gateway/internal/nat"
 	"firezone-gateway/internal/tunnel"
 	"firezone-gateway/messages"
 )
@@ -56,9 +57,15 @@ func (a *natActor) Receive(ctx actorkit.Context) {
 	}
 }
 
-// start takes the table over, with the packets that came while nobody opened
-// sessions.
+// start takes the table over, as far as it fits together, with the packets that
+// came while nobody opened sessions.
 func (a *natActor) start(ctx actorkit.Context) {
+	if r := a.nat.Table().Repair(); r != (nat.Repaired{}) {
+		a.plane.discarded(ctx.Logger(), []string{"address translation"}, "mappings", r.Mappings, "sessions", r.Sessions)
+		if r.Mappings > 0 {
+			ctx.Send(ctx.Parent(), messages.DomainsLost{NAT: ctx.Self()})
+		}
+	}
 	self, system, waiting := ctx.Self(), ctx.System(), a.waiting
 	a.nat.Adopt(func() { waiting.TrySend(system, self, messages.PacketsWait{}) })
 	a.open(ctx)

@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"errors"
 	"time"
 
 	"firezone-gateway/internal/actorkit"
@@ -21,6 +22,11 @@ const (
 	// controlLimit bounds the control packets of one client that wait for its
 	// actor.
 	controlLimit = 64
+	// controlBurst and controlInterval bound how fast they come: a client that
+	// reconnects sets up all its domains at once, each of which costs look-ups, and
+	// repeats what is not answered.
+	controlBurst    = 100
+	controlInterval = time.Second / 20
 	// changesLimit is enough to lose no change: one message is being handled
 	// and may have looked at the client already, the other will look later.
 	changesLimit = 2
@@ -33,6 +39,9 @@ const (
 	candidateTimer
 	repeatTimer
 )
+
+// errReplaced ends an incarnation that is not the one in charge any more.
+var errReplaced = errors.New("replaced by another incarnation, or given up")
 
 type (
 	grantExpired     struct{}
@@ -57,17 +66,19 @@ type peerEnv struct {
 //
 // Supervisor: peers. Its state is a value in the store; WireGuard session,
 // policy and path live in the packet path, which carries on while the actor
-// restarts. Its NAT restarts with it. The ICE agent is made again with the same credentials, which the
-// client does not notice.
+// restarts. Its NAT restarts with it. The ICE agent is made again with the same
+// credentials, which the client does not notice.
 type peer struct {
 	peerEnv
 	timers  actorkit.Timers
 	state   clientState
+	lease   lease // to write it
 	relays  messages.RelaysChanged
 	conn    *connection     // nil unless state.Connected
 	leaving bool            // goodbye is on its way
 	stash   *actorkit.Stash // what arrives meanwhile
 	control *actorkit.Gate
+	rate    *bucket // of control packets
 	changes *actorkit.Gate
 
 	nat       actorkit.PID // nil until a domain was set up
@@ -78,7 +89,7 @@ type peer struct {
 func newPeer(env peerEnv) *peer {
 	return &peer{
 		peerEnv: env, stash: actorkit.NewStash(pendingLimit),
-		control: actorkit.NewGate(controlLimit), changes: actorkit.NewGate(changesLimit),
+		control: actorkit.NewGate(controlLimit), rate: newBucket(controlBurst, controlInterval), changes: actorkit.NewGate(changesLimit),
 	}
 }
 
@@ -91,11 +102,22 @@ func (p *peer) Receive(ctx actorkit.Context) {
 		p.release()
 		return
 	case *actorkit.Stopped:
+		p.store.release(p.id, p.lease)
 		return
 	default:
+		if concernsGrants(m) {
+			p.inbox.begin(p.id)
+		}
 		p.handle(ctx, m)
 	}
-	p.store.put(p.id, p.state)
+	p.save()
+}
+
+// save puts the state into the store, for what follows to take effect.
+func (p *peer) save() {
+	if !p.store.keep(p.id, p.lease, p.state) {
+		panic(errReplaced)
+	}
 }
 
 func (p *peer) handle(ctx actorkit.Context, msg any) {
@@ -131,7 +153,9 @@ func (p *peer) handle(ctx actorkit.Context, msg any) {
 	case messages.DomainAssigned:
 		p.domainAssigned(m)
 	case *actorkit.ChildGaveUp:
-		p.natGaveUp(ctx, m)
+		p.natLost(ctx, m.PID, "its NAT kept failing")
+	case messages.DomainsLost:
+		p.natLost(ctx, m.NAT, "its NAT had faults")
 	case messages.ClientChanged:
 		p.clientChanged(ctx)
 	case messages.ConfirmEmpty:
@@ -147,11 +171,26 @@ func (p *peer) handle(ctx actorkit.Context, msg any) {
 	}
 }
 
-// start takes over what the store and the packet path hold.
+// start takes over what the store and the packet path hold, as far as it fits
+// together.
 func (p *peer) start(ctx actorkit.Context) {
-	p.state, p.relays = p.store.get(p.id), p.offers.load()
+	left, lease, failed := p.store.take(p.id)
+	state, wrong := left.check(p.id)
+	if state.Connected && p.store.rivalled(p.id, state) {
+		state, wrong = state.disconnected(), append(wrong, "connection with the key or address of another client")
+	}
+	p.state, p.lease, p.relays = state, lease, p.offers.load()
+	p.discarded(ctx.Logger(), wrong, "client_id", p.id)
+	if failed || left.Connected && !p.state.Connected {
+		p.save()
+		p.disown(ctx.Logger())
+	}
 	if p.state.NAT != nil {
 		p.ensureNAT(ctx)
+		// What ended the sessions of a grant may have gone with the last incarnation.
+		for _, id := range p.state.ungranted() {
+			ctx.Send(p.nat, messages.EndSessions{ResourceID: id})
+		}
 	}
 	if p.state.Connected {
 		o := p.nextOffer(false)
@@ -163,6 +202,14 @@ func (p *peer) start(ctx actorkit.Context) {
 		p.conn = conn
 		p.armCandidateTimer(ctx)
 		p.signal(ctx, o)
+	}
+	// What the last incarnation had set aside goes on from here.
+	for _, msg := range p.inbox.lost(p.id) {
+		p.handle(ctx, msg)
+	}
+	if p.conn != nil && p.state.Grants.Len() == 0 {
+		p.sendAway(ctx)
+		return
 	}
 	p.armExpiry(ctx)
 	p.reportIfEmpty(ctx, 0)
@@ -177,8 +224,10 @@ func (p *peer) release() {
 
 func (p *peer) hold(ctx actorkit.Context) {
 	if !p.stash.Push(ctx) {
-		p.Drops.Add(drop.MailboxFull, 1)
+		dropped(ctx, p.Drops, drop.MailboxFull, 1)
+		return
 	}
+	p.inbox.hold(p.id, ctx.Message())
 }
 
 // authorize grants a resource. A connection that has just the parameters of the
@@ -198,19 +247,24 @@ func (p *peer) admit(ctx actorkit.Context, m messages.Authorize, keep bool, answ
 	}
 	if !ok {
 		ctx.Logger().Warn("no usable relay, authorization not answered", "client_id", p.id)
-		ctx.Send(p.portal, messages.SendToPortal{Message: portal.NoRelays{}, Connection: m.Connection})
+		actorkit.SetError(ctx, "authorization not answered: no usable relay")
+		ctx.Send(p.transport, messages.WantRelays{})
 		p.reportIfEmpty(ctx, 0)
 		return
 	}
 	p.state.Gateway = m.Gateway
-	if !keep {
+	if keep {
+		p.arrivals.begin(ctx, p.id, a.Resource.ID, true)
+	} else {
 		if err := p.connect(ctx, a, relay); err != nil {
 			ctx.Logger().Warn("authorization not answered", "client_id", p.id, "error", err)
+			actorkit.SetError(ctx, "authorization not answered: "+err.Error())
 			p.disconnect()
 			p.reportIfEmpty(ctx, 0)
 			return
 		}
 	}
+	p.arrivals.await(p.id, p.conn.client)
 	grants := p.state.Grants.Upsert(policy.Grant{Resource: policyResource(a.Resource), ExpiresAt: a.ExpiresAt})
 	p.setGrants(ctx, grants, "")
 	ctx.Logger().Info("access granted", "client_id", p.id, "resource_id", a.Resource.ID, "expires_at", a.ExpiresAt)
@@ -233,6 +287,7 @@ func (p *peer) warnOfSkipped(ctx actorkit.Context, resourceID string) {
 // is dropped without goodbye (transport §5.5).
 func (p *peer) connect(ctx actorkit.Context, a portal.Authorize, relayID string) error {
 	p.disconnect()
+	p.arrivals.begin(ctx, p.id, a.Resource.ID, false)
 	if a.Client.IPv4 != p.state.Client.IPv4 || a.Client.IPv6 != p.state.Client.IPv6 {
 		p.state.Grants = policy.Grants{} // another tunnel address is another peer (dataplane rule 43)
 		p.dropNAT(ctx)
@@ -240,6 +295,7 @@ func (p *peer) connect(ctx actorkit.Context, a portal.Authorize, relayID string)
 	p.state.Client, p.state.ClientICE, p.state.GatewayICE = a.Client, a.ClientICE, a.GatewayICE
 	p.state.RelayID, p.state.Connected = relayID, true
 	p.nextOffer(true) // the agent starts with these addresses
+	p.save()
 	conn, err := openConnection(p.Plane, ctx.Logger(), p.state, p.callbacks(ctx), false)
 	if err != nil {
 		return err
@@ -257,8 +313,9 @@ func (p *peer) disconnect() {
 	if p.conn != nil {
 		p.conn.forget()
 		p.conn = nil
+		p.arrivals.end(p.id, "connection ended")
 	}
-	p.state.Connected, p.state.Remote, p.state.Signalled = false, nil, nil
+	p.state = p.state.disconnected()
 }
 
 func (p *peer) reportIfEmpty(ctx actorkit.Context, last uint64) {

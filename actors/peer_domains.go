@@ -127,7 +127,7 @@ func (p *peer) ensureNAT(ctx actorkit.Context) {
 	if p.state.NAT == nil {
 		var seed [8]byte
 		_, _ = rand.Read(seed[:]) // it never fails
-		p.state.NAT = tunnel.NewNAT(nat.New(nat.Config{Seed: binary.NativeEndian.Uint64(seed[:])}))
+		p.state.NAT = tunnel.NewNAT(nat.New(nat.Config{NAT64: p.NAT64, Seed: binary.NativeEndian.Uint64(seed[:])}))
 		if p.conn != nil {
 			p.conn.client.SetNAT(p.state.NAT)
 		}
@@ -158,15 +158,15 @@ func (p *peer) dropNAT(ctx actorkit.Context) {
 	}
 }
 
-// natGaveUp sends the client away, for it to authorise again: it would go on to
-// use domains that are not known here any more.
-func (p *peer) natGaveUp(ctx actorkit.Context, m *actorkit.ChildGaveUp) {
-	if p.nat == nil || !actorkit.Same(p.nat, m.PID) {
+// natLost sends the client away, for it to authorise again: it would go on to use
+// domains that are not known here any more.
+func (p *peer) natLost(ctx actorkit.Context, nat actorkit.PID, why string) {
+	if p.nat == nil || !actorkit.Same(p.nat, nat) {
 		return
 	}
-	ctx.Logger().Error("client sent away, its NAT kept failing", "client_id", p.id, "error", m.Fault)
+	ctx.Logger().Error("client sent away", "client_id", p.id, "reason", why)
 	p.dropNAT(ctx)
-	p.setGrants(ctx, policy.Grants{}, "its NAT kept failing")
+	p.setGrants(ctx, policy.Grants{}, why)
 }
 
 func assignment(m messages.AssignDomain) nat.Assignment {

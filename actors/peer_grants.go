@@ -36,17 +36,19 @@ func (p *peer) expire(ctx actorkit.Context) {
 // Without any the client is sent away. why is the reason of those that are
 // missing.
 func (p *peer) setGrants(ctx actorkit.Context, grants policy.Grants, why string) {
-	for _, old := range p.state.Grants.List() {
+	before := p.state.Grants
+	p.state.Grants = grants
+	p.save() // no crash brings back what has ended
+	if p.conn != nil {
+		p.conn.client.SetPolicy(p.compile(p.state))
+	}
+	for _, old := range before.List() {
 		if !grants.Has(old.Resource.ID) {
 			ctx.Logger().Info("access ended", "client_id", p.id, "resource_id", old.Resource.ID, "reason", why)
 			if p.nat != nil {
 				ctx.Send(p.nat, messages.EndSessions{ResourceID: old.Resource.ID})
 			}
 		}
-	}
-	p.state.Grants = grants
-	if p.conn != nil {
-		p.conn.client.SetPolicy(p.compile(p.state))
 	}
 	p.armExpiry(ctx)
 	if grants.Len() == 0 {
@@ -76,6 +78,7 @@ func (p *peer) sendAway(ctx actorkit.Context) {
 	// incarnation ends, and its successor shall not look for it.
 	p.conn, p.leaving = nil, true
 	p.disconnect()
+	p.save()
 	actorkit.Go(ctx, func(work context.Context) any {
 		defer conn.forget()
 		return farewellDone{conn.plane.Tunnel.Goodbye(work, conn.client)}
@@ -88,6 +91,7 @@ func (p *peer) farewellDone(ctx actorkit.Context, m farewellDone) {
 	}
 	p.leaving = false
 	p.state = clientState{}
+	p.inbox.release(p.id)
 	p.stash.Release(ctx)
 	p.reportIfEmpty(ctx, 0)
 }

@@ -221,10 +221,10 @@ func TestWithoutAUsableRelayNothingIsAcknowledged(t *testing.T) {
 	failed.Usable = false
 	r := newPeerRig(t, failed)
 	r.tell(authorize(authorization(1, 10)))
-	out := r.sent()
-	if len(out) != 1 || out[0].Message != (portal.NoRelays{}) || out[0].Connection != 7 {
+	if out := r.sent(); len(out) != 0 {
 		t.Fatalf("sent %+v", out)
 	}
+	next[messages.WantRelays](t, r.transport) // who knows when the portal was asked last
 	if r.client() != nil || len(r.grants()) != 0 {
 		t.Error("something was granted")
 	}

@@ -1,6 +1,8 @@
 package actors
 
 import (
+	"time"
+
 	"firezone-gateway/internal/actorkit"
 	"firezone-gateway/internal/drop"
 	"firezone-gateway/internal/packet"
@@ -12,19 +14,20 @@ import (
 
 func (p *peer) addCandidates(ctx actorkit.Context, m messages.AddCandidates) {
 	if p.conn == nil {
-		p.Drops.Add(drop.ClientUnknown, 1)
+		dropped(ctx, p.Drops, drop.ClientUnknown, 1)
 		return
 	}
 	p.state.Remote = p.conn.addRemote(p.state.Remote, m.Candidates)
+	p.arrivals.candidates(p.id, "received", len(m.Candidates))
 	if len(p.state.Remote) > 0 {
 		p.timers.Cancel(candidateTimer)
 	}
 	p.bindChannels(ctx)
 }
 
-func (p *peer) removeCandidates(_ actorkit.Context, m messages.RemoveCandidates) {
+func (p *peer) removeCandidates(ctx actorkit.Context, m messages.RemoveCandidates) {
 	if p.conn == nil {
-		p.Drops.Add(drop.ClientUnknown, 1)
+		dropped(ctx, p.Drops, drop.ClientUnknown, 1)
 		return
 	}
 	p.state.Remote = p.conn.removeRemote(p.state.Remote, m.Candidates)
@@ -82,6 +85,7 @@ func (p *peer) signal(ctx actorkit.Context, o offer) {
 			ClientIDs: []string{p.id}, Candidates: marshal(o.gone, ufrag)}})
 	}
 	if len(o.fresh) > 0 {
+		p.arrivals.candidates(p.id, "sent", len(o.fresh))
 		ctx.Send(p.portal, messages.SendToPortal{Message: portal.BroadcastICECandidates{
 			ClientIDs: []string{p.id}, Candidates: marshal(o.fresh, ufrag)}})
 	}
@@ -98,14 +102,26 @@ func (p *peer) bindChannels(ctx actorkit.Context) {
 // of them.
 func (p *peer) callbacks(ctx actorkit.Context) tunnel.Callbacks {
 	self, system, key := ctx.Self(), ctx.System(), p.state.Client.PublicKey
-	control, changes := p.control, p.changes
+	control, rate, changes, plane := p.control, p.rate, p.changes, p.Plane
+	arrivals, id := p.arrivals, p.id
 	changed := func() { changes.TrySend(system, self, messages.ClientChanged{}) }
 	return tunnel.Callbacks{
 		Control: func(pkt []byte) bool {
+			if !rate.take(time.Now().UnixNano()) {
+				plane.controlLimited(key)
+				return true
+			}
 			return control.TrySend(system, self, messages.ControlReceived{Key: key, Packet: append([]byte(nil), pkt...)})
 		},
-		Session: func(tunnel.Session) { changed() },
-		Path:    func(*transport.Path) { changed() },
+		Session: func(s tunnel.Session) { arrivals.changed(id, s); changed() },
+		Path:    func(path *transport.Path) { arrivals.heard(id, path); changed() },
+	}
+}
+
+// controlLimited counts a control packet that comes too fast.
+func (p *Plane) controlLimited(key portal.PublicKey) {
+	if client, ok := p.Tunnel.Lookup(key); ok {
+		client.Drops().Add(drop.ControlLimited, 1)
 	}
 }
 
@@ -138,6 +154,7 @@ func (p *peer) controlReceived(ctx actorkit.Context, m messages.ControlReceived)
 	case packet.Goodbye:
 		p.goodbyeReceived(ctx)
 	case packet.AssignedIPs:
+		p.arrivals.follow(ctx, p.id)
 		p.assignedIPs(ctx, body)
 	default:
 		p.Drops.Add(drop.ControlUnknown, 1)

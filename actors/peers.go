@@ -30,6 +30,7 @@ type peers struct {
 }
 
 type peerChild struct {
+	id  string // of the client
 	pid actorkit.PID
 	// last numbers the last message that was sent to the peer. It ends when it
 	// says that it is empty after that one.
@@ -38,6 +39,14 @@ type peerChild struct {
 	// it has ended, with the messages that arrived meanwhile.
 	ending  bool
 	pending []any
+	// ended is set once the peer has stopped, and parting while its client is told
+	// goodbye because the peer was given up. A successor waits for both.
+	ended, parting bool
+}
+
+type parted struct {
+	id    string
+	child *peerChild
 }
 
 // pendingLimit bounds the messages kept for a client whose peer is ending.
@@ -62,6 +71,8 @@ func (p *peers) Receive(ctx actorkit.Context) {
 		p.terminated(ctx, m)
 	case *actorkit.ChildGaveUp:
 		p.gaveUp(ctx, m)
+	case parted:
+		p.parted(ctx, m)
 	case messages.GoodbyeAll:
 		p.goodbyeAll(ctx)
 	case messages.Reset:
@@ -80,19 +91,38 @@ func (p *peers) begin(ctx actorkit.Context, m messages.Siblings) {
 	if p.siblings != (messages.Siblings{}) || m == (messages.Siblings{}) {
 		return
 	}
-	p.siblings, p.gateway = m, p.plane.addresses.load()
+	gateway, wrong := checkAddresses(p.plane.addresses.load())
+	p.siblings, p.gateway = m, gateway
+	if wrong {
+		p.plane.discarded(ctx.Logger(), []string{"addresses of the gateway"})
+	}
+	if !p.plane.keys.load().consistent() {
+		p.plane.discarded(ctx.Logger(), []string{"key pair"})
+		p.plane.resetting.Store(true)
+	}
 	if p.plane.resetting.Load() {
 		p.startReset(ctx)
 		return
 	}
+	for _, id := range p.plane.store.rivals() {
+		p.plane.discarded(ctx.Logger(), []string{"connection with the key or address of another client"}, "client_id", id)
+		p.plane.store.put(id, p.plane.store.get(id).disconnected())
+	}
+	p.plane.disown(ctx.Logger())
 	for _, id := range p.plane.store.ids() {
 		p.ensure(ctx, id)
+	}
+	for _, id := range p.plane.inbox.ids() {
+		c := p.ensure(ctx, id)
+		for _, msg := range p.plane.inbox.all(id) {
+			p.deliver(ctx, c, msg)
+		}
 	}
 }
 
 func (p *peers) fromPortal(ctx actorkit.Context, m messages.FromPortal) {
 	if p.resetting != nil || m.Epoch != p.plane.keys.load().epoch {
-		p.plane.Drops.Add(drop.KeyReplaced, 1)
+		dropped(ctx, p.plane.Drops, drop.KeyReplaced, 1)
 		return
 	}
 	switch msg := m.Message.(type) {
@@ -115,7 +145,7 @@ func (p *peers) fromPortal(ctx actorkit.Context, m messages.FromPortal) {
 	case portal.ResourceUpdated:
 		p.broadcast(ctx, messages.UpdateResource{Resource: msg.Resource})
 	default:
-		p.plane.Drops.Add(drop.EventUnknown, 1)
+		dropped(ctx, p.plane.Drops, drop.EventUnknown, 1)
 	}
 }
 
@@ -140,7 +170,7 @@ func (p *peers) init(ctx actorkit.Context, m portal.Init) {
 func (p *peers) route(ctx actorkit.Context, clientID string, msg any) {
 	c, ok := p.children[clientID]
 	if !ok || !p.send(ctx, c, msg) {
-		p.plane.Drops.Add(drop.ClientUnknown, 1)
+		dropped(ctx, p.plane.Drops, drop.ClientUnknown, 1)
 	}
 }
 
@@ -153,19 +183,32 @@ func (p *peers) broadcast(ctx actorkit.Context, msg any) {
 // send reports false when the client has nothing that msg could concern.
 func (p *peers) send(ctx actorkit.Context, c *peerChild, msg any) bool {
 	if !c.ending {
-		c.last = p.plane.peerMessages.Add(1)
-		ctx.Send(c.pid, msg)
+		p.note(c.id, msg)
+		p.deliver(ctx, c, msg)
 		return true
 	}
 	if !givesAccess(msg) && len(c.pending) == 0 {
 		return false
 	}
 	if len(c.pending) == pendingLimit {
-		p.plane.Drops.Add(drop.MailboxFull, 1)
+		dropped(ctx, p.plane.Drops, drop.MailboxFull, 1)
 		return true
 	}
+	p.note(c.id, msg)
 	c.pending = append(c.pending, msg)
 	return true
+}
+
+// note keeps what must not be lost when this actor fails.
+func (p *peers) note(id string, msg any) {
+	if concernsGrants(msg) {
+		p.plane.inbox.push(id, msg)
+	}
+}
+
+func (p *peers) deliver(ctx actorkit.Context, c *peerChild, msg any) {
+	c.last = p.plane.peerMessages.Add(1)
+	ctx.Send(c.pid, msg)
 }
 
 // givesAccess reports whether msg can give something to a client that has nothing.
@@ -181,7 +224,7 @@ func (p *peers) ensure(ctx actorkit.Context, id string) *peerChild {
 	if c, ok := p.children[id]; ok {
 		return c
 	}
-	c := &peerChild{last: p.plane.peerMessages.Add(1)}
+	c := &peerChild{id: id, last: p.plane.peerMessages.Add(1)}
 	p.children[id] = c
 	p.spawn(ctx, id, c)
 	return c
@@ -210,31 +253,49 @@ func (p *peers) peerEmpty(ctx actorkit.Context, m messages.PeerEmpty) {
 	ctx.Poison(c.pid)
 }
 
-// gaveUp drops a peer that cannot be kept alive; its client authorises again.
+// gaveUp drops a peer that cannot be kept alive; its client authorises again. The
+// portal is not told: to it nothing has changed.
 func (p *peers) gaveUp(ctx actorkit.Context, m *actorkit.ChildGaveUp) {
-	ctx.Logger().Error("client dropped, its actor kept failing", "client_id", m.Name, "error", m.Fault)
-	if c, ok := p.children[m.Name]; ok {
-		c.ending = true
+	c, ok := p.children[m.Name]
+	if !ok || !actorkit.Same(c.pid, m.PID) {
+		return
 	}
+	ctx.Logger().Error("client dropped, its actor kept failing", "client_id", m.Name, "error", m.Fault)
+	c.ending = true
 	client, ok := p.plane.Tunnel.Lookup(p.plane.store.get(m.Name).Client.PublicKey)
 	p.plane.store.delete(m.Name)
+	p.plane.inbox.delete(m.Name)
 	if !ok {
 		return
 	}
+	c.parting = true
 	tunnel := p.plane.Tunnel
 	actorkit.Go(ctx, func(work context.Context) any {
 		// Best effort: the client finds out by itself if this gets lost.
 		_ = tunnel.Goodbye(work, client)
 		tunnel.Remove(client)
-		return nil
+		return parted{m.Name, c}
 	})
 }
 
-// terminated starts the successor of a peer if somebody waits for it.
 func (p *peers) terminated(ctx actorkit.Context, m *actorkit.Terminated) {
 	id := path.Base(actorkit.Path(m.Who))
 	c, ok := p.children[id]
 	if !ok || !actorkit.Same(c.pid, m.Who) {
+		return
+	}
+	c.ended = true
+	p.succeed(ctx, id, c)
+}
+
+func (p *peers) parted(ctx actorkit.Context, m parted) {
+	m.child.parting = false
+	p.succeed(ctx, m.id, m.child)
+}
+
+// succeed starts the successor of a peer that is gone if somebody waits for it.
+func (p *peers) succeed(ctx actorkit.Context, id string, c *peerChild) {
+	if !c.ended || c.parting || p.children[id] != c {
 		return
 	}
 	delete(p.children, id)
@@ -244,7 +305,7 @@ func (p *peers) terminated(ctx actorkit.Context, m *actorkit.Terminated) {
 	}
 	next := p.ensure(ctx, id)
 	for _, msg := range c.pending {
-		p.send(ctx, next, msg)
+		p.deliver(ctx, next, msg)
 	}
 }
 

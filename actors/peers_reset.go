@@ -50,6 +50,7 @@ func (p *peers) reset(ctx actorkit.Context, m messages.Reset) {
 func (p *peers) startReset(ctx actorkit.Context) {
 	p.resetting = &resetting{}
 	p.plane.resetting.Store(true)
+	p.plane.inbox.clear()
 	for _, c := range p.children {
 		c.ending, c.pending = true, nil
 		ctx.Stop(c.pid)

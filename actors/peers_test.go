@@ -34,6 +34,9 @@ func newPeersRig(t testing.TB) *peersRig {
 			switch m := ctx.Message().(type) {
 			case *actorkit.Stopping, *actorkit.Restarting:
 			default:
+				if concernsGrants(m) {
+					env.inbox.begin(env.id)
+				}
 				r.children <- toChild{env.id, ctx.Self(), m}
 			}
 		})}

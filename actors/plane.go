@@ -30,7 +30,10 @@ type Plane struct {
 	Masquerade bool
 	// GatewayOpen opens every port of the gateway's tunnel addresses to clients.
 	GatewayOpen bool
-	Drops       *drop.Counters
+	// NAT64 lets clients reach DNS resources by proxy addresses of the family that a
+	// domain does not have.
+	NAT64 bool
+	Drops *drop.Counters
 
 	Tunnel *tunnel.Tunnel
 	DNS    *dns.Forwarder // what its servers have in common
@@ -41,8 +44,8 @@ type Plane struct {
 	sinks     *sinks
 	host      host
 	players   players
-	sockets   transport.Config           // of Bind's sockets
-	firstTUN  atomic.Pointer[tun.Device] // opened before the first actor, for its owner
+	sockets   transport.Config       // of Bind's sockets
+	device    remembered[heldDevice] // tun; the first one is opened before it starts
 	// readerStopped tells the tun actor that the engine gave up on the device.
 	readerStopped chan struct{}
 
@@ -53,15 +56,20 @@ type Plane struct {
 
 	// What actors leave to their next incarnation, each by its one writer.
 	store     *store                               // every peer its client
+	inbox     *inbox                               // peers and every peer
 	siblings  remembered[messages.Siblings]        // gateway
 	addresses remembered[messages.TunnelAddresses] // portal
 	memory    portalMemory                         // portal
-	link      remembered[portalLink]               // portal
+	link      linkRecord                           // portal
 	relays    remembered[[]portal.DualStackRelay]  // transport
 	offers    remembered[messages.RelaysChanged]   // transport
-	served    remembered[[]netip.Addr]             // dns
+	// Of relays whose actor has ended; see there.
+	allocations allocations
+	served      remembered[[]netip.Addr] // dns
 
 	peerMessages atomic.Uint64 // numbers them; peers
+
+	arrivals *arrivals // of clients, in traces
 
 	joined  atomic.Bool
 	tunUp   atomic.Bool
@@ -75,6 +83,7 @@ type PlaneConfig struct {
 	TUN              tun.Config
 	Masquerade       bool
 	GatewayOpen      bool // see Plane
+	NAT64            bool // see Plane
 	Transport        transport.Config
 	Logger           *slog.Logger
 	Drops            *drop.Counters
@@ -92,7 +101,7 @@ func NewPlane(cfg PlaneConfig) (*Plane, error) {
 	if err != nil {
 		return nil, errors.Join(err, device.Close())
 	}
-	p.firstTUN.Store(device)
+	p.device.store(heldDevice{device: device})
 	return p, nil
 }
 
@@ -108,9 +117,9 @@ func newPlane(cfg PlaneConfig) (*Plane, error) {
 		return nil, errors.Join(err, sockets.Close())
 	}
 	p := &Plane{
-		Login: cfg.Login, TUN: cfg.TUN, Masquerade: cfg.Masquerade, GatewayOpen: cfg.GatewayOpen, Drops: cfg.Drops,
+		Login: cfg.Login, TUN: cfg.TUN, Masquerade: cfg.Masquerade, GatewayOpen: cfg.GatewayOpen, NAT64: cfg.NAT64, Drops: cfg.Drops,
 		host: thisHost, players: allPlayers, sockets: cfg.Transport, readerStopped: make(chan struct{}, 1),
-		store: newStore(), memory: portalMemory{backoff: portal.NewBackoff(cfg.MaxPartitionTime)},
+		store: newStore(), arrivals: newArrivals(), inbox: newInbox(), memory: portalMemory{backoff: portal.NewBackoff(cfg.MaxPartitionTime)},
 	}
 	p.upstreams = dns.NewUpstreams(dns.UpstreamsConfig{Control: p.markSocket, Drops: cfg.Drops})
 	p.DNS = dns.NewForwarder(p.upstreams)
@@ -136,13 +145,14 @@ func newPlane(cfg PlaneConfig) (*Plane, error) {
 	return p, nil
 }
 
-// Close ends the engine and the sockets.
+// Close ends the engine and the sockets, and the allocations at relays.
 func (p *Plane) Close() error {
+	p.giveBack(time.Now())
 	p.Tunnel.Close()
 	p.Mux.Close()
 	err := p.Bind.Sockets().Close()
-	if d := p.firstTUN.Swap(nil); d != nil {
-		err = errors.Join(err, d.Close())
+	if held := p.device.load(); held.device != nil {
+		err = errors.Join(err, held.device.Close())
 	}
 	return err
 }
@@ -172,7 +182,7 @@ func (p *Plane) Missing() []string {
 	if !p.tunUp.Load() {
 		missing = append(missing, "tun")
 	}
-	if !p.relayUp.Load() {
+	if !p.relayUp.Load() && !hostPath(p.offers.load()) {
 		missing = append(missing, "relay")
 	}
 	return missing

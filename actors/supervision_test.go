@@ -33,9 +33,6 @@ func TestAnyActorMayCrash(t *testing.T) {
 				}
 				return false
 			}, "%s restarts", kind)
-			if kind == KindTUN {
-				r.tun = receive(t, r.plane.host.opened, "second device")
-			}
 			r.ready()
 			wg.passes(r.tun, c.ipv4, 10)
 			if kind == KindPortal {

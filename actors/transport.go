@@ -38,7 +38,8 @@ type (
 // what all of them offer.
 //
 // Supervisor: gateway. The sockets live in the plane; a restart starts the known
-// relays again, and binds the sockets that were being replaced.
+// relays again, which adopt their allocations, and binds the sockets that were
+// being replaced.
 type transportActor struct {
 	plane    *Plane
 	siblings messages.Siblings
@@ -76,10 +77,12 @@ func (a *transportActor) Receive(ctx actorkit.Context) {
 		a.bind(ctx, m)
 	case channelWanted:
 		a.wanted(ctx, m, time.Now())
-	case askAgain:
+	case askAgain, messages.WantRelays:
 		a.askIfNone(ctx)
 	case *actorkit.ChildGaveUp:
 		a.gaveUp(ctx, m)
+	case *actorkit.Terminated:
+		a.plane.allocations.retain(a.plane, a.known())
 	}
 }
 
@@ -89,8 +92,15 @@ func (a *transportActor) begin(ctx actorkit.Context, m messages.Siblings) {
 	}
 	a.siblings = m
 	a.plane.sinks.demand.Store(newChannelDemand(ctx))
-	for _, cfg := range a.plane.relays.load() {
+	known, wrong := checkRelays(a.plane.relays.load())
+	if wrong {
+		a.plane.discarded(ctx.Logger(), []string{"relay"})
+	}
+	offered := a.plane.offers.load()
+	a.plane.allocations.retain(a.plane, known)
+	for _, cfg := range known {
 		a.add(ctx, cfg)
+		a.expect(offered)
 	}
 	if a.plane.rebinding.Load() {
 		a.rebind(ctx)
@@ -190,6 +200,18 @@ func (a *transportActor) add(ctx actorkit.Context, cfg portal.DualStackRelay) {
 	a.relays = append(a.relays, &relayEntry{cfg: cfg, pid: pid, offer: messages.RelayChanged{RelayID: cfg.ID, Usable: true}})
 }
 
+// expect takes what the relay that was added last offered before the restart of
+// this actor, which is what it will report if it adopts its allocation: clients are
+// not told meanwhile that it has none.
+func (a *transportActor) expect(offered messages.RelaysChanged) {
+	r := a.relays[len(a.relays)-1]
+	for _, o := range offered.Relays {
+		if o.RelayID == r.cfg.ID {
+			r.offer = o
+		}
+	}
+}
+
 func (a *transportActor) remove(ctx actorkit.Context, id string) {
 	if r := a.find(id); r != nil {
 		ctx.Stop(r.pid)
@@ -272,10 +294,12 @@ func (a *transportActor) publish(ctx actorkit.Context) {
 	ctx.Send(a.siblings.Peers, m)
 }
 
-func (a *transportActor) remember() {
+func (a *transportActor) remember() { a.plane.relays.store(a.known()) }
+
+func (a *transportActor) known() []portal.DualStackRelay {
 	cfgs := make([]portal.DualStackRelay, len(a.relays))
 	for i, r := range a.relays {
 		cfgs[i] = r.cfg
 	}
-	a.plane.relays.store(cfgs)
+	return cfgs
 }

@@ -209,6 +209,27 @@ func TestThePortalIsNotAskedForRelaysInALoop(t *testing.T) {
 	}
 }
 
+// Authorizations that cannot be answered do not have the portal asked more often.
+func TestAuthorizationsWithoutRelayRespectTheGaps(t *testing.T) {
+	r := newTransportRig(t)
+	began := time.Now()
+	for range 200 {
+		r.system.Send(r.pid, messages.WantRelays{})
+	}
+	r.settle(r.pid)
+	if m := next[messages.SendToPortal](t, r.portal); m.Message != (portal.NoRelays{}) {
+		t.Errorf("sent %+v", m)
+	}
+	if time.Since(began) < firstAskGap {
+		r.portal.do(func(actorkit.Context) {})
+		r.portal.quiet("the portal was asked just before")
+	}
+	next[messages.SendToPortal](t, r.portal) // the one that waited
+	if took := time.Since(began); took < firstAskGap {
+		t.Errorf("asked twice within %v", took)
+	}
+}
+
 func TestTheGapsBetweenRequestsForRelaysGrow(t *testing.T) {
 	r := newTransportRig(t)
 	var a *transportActor

@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"firezone-gateway/internal/actorkit"
+	"firezone-gateway/internal/admin"
 	"firezone-gateway/messages"
 )
 
@@ -51,7 +52,8 @@ func (t *Tree) end(code int, cause error) {
 
 // Wait returns when the tree decided to end the process, with its exit code and
 // the reason of a failure. When ctx ends, it first asks for an orderly end:
-// goodbye to all clients and a Close to the portal.
+// goodbye to all clients and a Close to the portal; when supervision ends the
+// process, clients and portal are told as far as that is possible.
 func (t *Tree) Wait(ctx context.Context) (code int, cause error) {
 	done := ctx.Done()
 	for {
@@ -60,6 +62,7 @@ func (t *Tree) Wait(ctx context.Context) (code int, cause error) {
 			done = nil
 			t.system.Send(t.root, messages.Shutdown{})
 		case r := <-t.system.ExitRequests():
+			t.leave(r)
 			return r.Code, fmt.Errorf("%s: %w", r.Path, r.Reason)
 		case e := <-t.ended:
 			return e.code, e.cause
@@ -83,6 +86,14 @@ func (t *Tree) Reset(ctx context.Context, cause string) error {
 		return fmt.Errorf("reset: %w", err)
 	}
 	return nil
+}
+
+// Inject has something go wrong in the actors that f means, and returns their
+// paths. It fails if the pattern makes no sense.
+func (t *Tree) Inject(f admin.Fault) ([]string, error) {
+	return t.system.Inject(actorkit.Injection{
+		Actor: f.Actor, Fault: actorkit.FaultKind(f.Fault), For: f.For, Messages: f.Messages,
+	})
 }
 
 // Stop stops all actors and waits for them.

@@ -14,6 +14,7 @@ import (
 	"firezone-gateway/internal/dns"
 	"firezone-gateway/internal/drop"
 	labportal "firezone-gateway/internal/lab/portal"
+	labrelay "firezone-gateway/internal/lab/relay"
 	"firezone-gateway/internal/portal"
 	"firezone-gateway/internal/transport/ice"
 	"firezone-gateway/internal/tunnel"
@@ -25,6 +26,9 @@ import (
 type treeRig struct {
 	t     testing.TB
 	lab   *labportal.Server
+	relay labportal.Relay
+	turn  *labrelay.Server // that relay
+	rows  actorkit.Table
 	plane *testPlane
 	tree  *Tree
 	tun   *memoryTUN
@@ -34,8 +38,11 @@ type treeRig struct {
 func newTreeRig(t testing.TB, cfg labportal.Config) *treeRig {
 	t.Helper()
 	relay, secret := startRelay(t)
-	r := &treeRig{t: t, lab: startPortal(t, cfg)}
-	if err := r.lab.SetRelays([]labportal.Relay{{V4: relay.Addrs()[0], StampSecret: secret}}); err != nil {
+	r := &treeRig{
+		t: t, lab: startPortal(t, cfg), rows: quick(Table), turn: relay,
+		relay: labportal.Relay{V4: relay.Addrs()[0], StampSecret: secret},
+	}
+	if err := r.lab.SetRelays([]labportal.Relay{r.relay}); err != nil {
 		t.Fatal(err)
 	}
 	r.plane = newTestPlane(t, r.lab.URL())
@@ -62,7 +69,7 @@ func newTreeRig(t testing.TB, cfg labportal.Config) *treeRig {
 
 func (r *treeRig) start(tracer trace.Tracer) {
 	r.t.Helper()
-	tree, err := start(r.plane.Plane, actorkit.Config{Logger: r.plane.log.logger(r.t), Tracer: tracer, Table: quick(Table)})
+	tree, err := start(r.plane.Plane, actorkit.Config{Logger: r.plane.log.logger(r.t), Tracer: tracer, Table: r.rows})
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -14,7 +14,8 @@ import (
 // tunRig is a stage with the tun actor.
 type tunRig struct {
 	*stage
-	pid actorkit.PID
+	pid   actorkit.PID
+	actor *tunActor // of the last incarnation; touched in its turn only
 }
 
 func newTUNRig(t testing.TB, prepare func(*testPlane)) *tunRig {
@@ -23,7 +24,10 @@ func newTUNRig(t testing.TB, prepare func(*testPlane)) *tunRig {
 	if prepare != nil {
 		prepare(r.plane)
 	}
-	r.pid = r.root.spawn(KindTUN, "tun", func() actorkit.Actor { return faulty{newTUN(r.plane.Plane)} })
+	r.pid = r.root.spawn(KindTUN, "tun", func() actorkit.Actor {
+		r.actor = newTUN(r.plane.Plane)
+		return faulty{r.actor}
+	})
 	return r
 }
 
@@ -100,7 +104,19 @@ func TestALostDeviceIsMadeAgain(t *testing.T) {
 	for name, lose := range map[string]func(*tunRig, *memoryTUN){
 		"deleted":                 func(_ *tunRig, d *memoryTUN) { close(d.gone) },
 		"cannot be read any more": func(_ *tunRig, d *memoryTUN) { d.Close() },
-		"the actor crashed":       func(r *tunRig, _ *memoryTUN) { r.system.Send(r.pid, boom{}) },
+		"lost while the actor restarts": func(r *tunRig, d *memoryTUN) {
+			r.look(r.pid, func(ctx actorkit.Context) {
+				close(d.gone)
+				ctx.Send(ctx.Self(), boom{})
+			})
+		},
+		"a fault that comes back at once": func(r *tunRig, _ *memoryTUN) {
+			r.look(r.pid, func(ctx actorkit.Context) {
+				for range 2 {
+					ctx.Send(ctx.Self(), boom{})
+				}
+			})
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newTUNRig(t, withAddresses)
@@ -119,6 +135,37 @@ func TestALostDeviceIsMadeAgain(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A crash costs no packet: the device and what is configured on it stay.
+func TestACrashKeepsTheDevice(t *testing.T) {
+	r := newTUNRig(t, withAddresses)
+	device := receive(t, r.plane.host.opened, "device")
+	for range 3 {
+		receive(t, r.plane.host.configured, "configuration")
+		r.up()
+		held := r.plane.device.load()
+		held.adopted = time.Now().Add(-adoptionTrial)
+		r.plane.device.store(held)
+		r.system.Send(r.pid, boom{})
+		r.settle(r.pid)
+		if !r.plane.tunUp.Load() {
+			t.Fatal("not ready for a crash")
+		}
+	}
+	receive(t, r.plane.host.configured, "configuration")
+	select {
+	case <-device.closed:
+		t.Error("the device was closed")
+	default:
+	}
+	if old := r.plane.Tunnel.AttachTUN(device); old != device || len(r.plane.host.opened) != 0 {
+		t.Error("the packet path has another device")
+	}
+	// It is watched by the new incarnation, too.
+	close(device.gone)
+	receive(t, r.plane.host.opened, "second device")
+	await(t, device.closed, "the first device")
 }
 
 func TestADeviceThatCannotBeMadeIsTriedAgain(t *testing.T) {
@@ -170,4 +217,94 @@ func TestADeviceThatComesTooLateIsClosed(t *testing.T) {
 	next[*actorkit.Terminated](t, r.root)
 	close(free)
 	await(t, receive(t, r.plane.host.opened, "device").closed, "the device")
+}
+
+// check has the actor look at the device, which fails or finds that others did
+// that, and waits until it has drawn its conclusions.
+func (r *tunRig) check(fault error, missing ...string) {
+	r.t.Helper()
+	looked := false
+	r.plane.host.setUndone(func() ([]string, error) { looked = true; return missing, fault })
+	idle := func() (ok bool) {
+		r.look(r.pid, func(actorkit.Context) { ok = !r.actor.checking && !r.actor.configuring })
+		return ok
+	}
+	eventually(r.t, idle, "nothing else is under way")
+	r.system.Send(r.pid, checkTick{})
+	eventually(r.t, idle, "the check is over")
+	r.plane.host.setUndone(nil)
+	if !looked {
+		r.t.Error("nobody looked")
+	}
+}
+
+func TestWhatOthersUndoIsPutBack(t *testing.T) {
+	r := newTUNRig(t, withAddresses)
+	receive(t, r.plane.host.configured, "configuration")
+	r.up()
+	const report = "TUN device was changed by somebody else, putting it back"
+	for _, step := range []struct {
+		name    string
+		missing []string
+		reports int // so far
+	}{
+		{"nothing is missing", nil, 0},
+		{"an address and a route are", []string{"IPv4 address", "IPv6 route"}, 1},
+		{"they are again, which is no news", []string{"IPv4 address", "IPv6 route"}, 1},
+		{"something else is", []string{"firewall rules of forward"}, 2},
+		{"nothing is, for once", nil, 2},
+		{"the same, later", []string{"firewall rules of forward"}, 3},
+	} {
+		r.check(nil, step.missing...)
+		select {
+		case n := <-r.plane.host.configured:
+			if step.missing == nil || n.V4 != ownAddresses.V4 || n.V6 != ownAddresses.V6 {
+				t.Errorf("%s: configured %+v", step.name, n)
+			}
+		default:
+			if step.missing != nil {
+				t.Errorf("%s: not configured", step.name)
+			}
+		}
+		if n := strings.Count(r.plane.log.String(), report); n != step.reports {
+			t.Errorf("%s: %d reports, want %d", step.name, n, step.reports)
+		}
+	}
+	if !strings.Contains(r.plane.log.String(), "IPv4 address, IPv6 route") {
+		t.Error("what was missing is not logged")
+	}
+	if len(r.plane.host.opened) != 1 {
+		t.Error("the device was made again")
+	}
+}
+
+// A family that this host does not have is not missed.
+func TestAFamilyThatDoesNotWorkIsNotMissed(t *testing.T) {
+	asked := make(chan tun.Network, 1)
+	r := newTUNRig(t, func(p *testPlane) {
+		withAddresses(p)
+		p.Plane.host.configure = func(tun.Network) (tun.Families, error) {
+			return tun.Families{V4: true, Tolerated: errors.New("no IPv6")}, nil
+		}
+		p.Plane.host.missing = func(n tun.Network, _ bool) ([]string, error) { asked <- n; return nil, nil }
+	})
+	r.up()
+	r.settle(r.pid)
+	r.system.Send(r.pid, checkTick{})
+	if n := receive(t, asked, "check"); n.V4 != ownAddresses.V4 || n.V6.IsValid() {
+		t.Errorf("looked for %+v", n)
+	}
+}
+
+// A look at the device that fails is no reason to touch it.
+func TestACheckThatFailsIsReportedOnce(t *testing.T) {
+	r := newTUNRig(t, withAddresses)
+	receive(t, r.plane.host.configured, "configuration")
+	r.up()
+	for range 3 {
+		r.check(errors.New("no netlink"))
+	}
+	if strings.Count(r.plane.log.String(), "TUN device cannot be checked") != 1 || len(r.plane.host.configured) != 0 {
+		t.Error("not reported just once, or configured")
+	}
 }

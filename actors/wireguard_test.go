@@ -65,9 +65,14 @@ func (w *wireguard) connect(p *testPlane, g grantedTo) {
 // passes sends packets to n.1.2.3 until the gateway puts one on its network.
 func (w *wireguard) passes(to *memoryTUN, source netip.Addr, n byte) {
 	w.t.Helper()
+	w.passesWithin(patience, to, source, n)
+}
+
+func (w *wireguard) passesWithin(limit time.Duration, to *memoryTUN, source netip.Addr, n byte) {
+	w.t.Helper()
 	dst := netip.AddrFrom4([4]byte{n, 1, 2, 3})
 	pkt := packettest.UDP(netip.AddrPortFrom(source, 4000), netip.AddrPortFrom(dst, 53), []byte("question"))
-	expiry, again := time.After(patience), time.NewTicker(100*time.Millisecond)
+	expiry, again := time.After(limit), time.NewTicker(100*time.Millisecond)
 	defer again.Stop()
 	for {
 		w.net.in <- pkt

@@ -3,6 +3,7 @@ package messages
 import (
 	"time"
 
+	"firezone-gateway/internal/actorkit"
 	"firezone-gateway/internal/portal"
 )
 
@@ -78,6 +79,12 @@ type ClientChanged struct{}
 
 // Untraced keeps a client that flaps between paths from flooding the traces.
 func (ClientChanged) Untraced() {}
+
+// DomainsLost reports that the client's translation had faults, and that domains
+// were lost with them.
+type DomainsLost struct {
+	NAT actorkit.PID // that reports
+}
 
 // ConfirmEmpty asks a peer whether it is still empty; the reply, if it is, is
 // PeerEmpty with the same Last.

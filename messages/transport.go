@@ -31,3 +31,7 @@ type BindChannels struct {
 	RelayID string
 	Peers   []netip.AddrPort
 }
+
+// WantRelays says that a client could not be admitted for want of a usable relay.
+// The portal is asked for relays, unless that was done just before.
+type WantRelays struct{}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"firezone-gateway/actors"
-	"firezone-gateway/internal/admin"
 	"firezone-gateway/internal/drop"
 	"firezone-gateway/internal/portal"
 	"firezone-gateway/internal/telemetry"
@@ -65,7 +64,7 @@ func prepare(ctx context.Context, f *flags, log *slog.Logger) (*daemon, error) {
 	d := &daemon{began: time.Now(), flags: f, log: log, drops: &drop.Counters{}}
 	d.providers, d.endTelemetry, err = telemetry.Setup(ctx, telemetry.Config{
 		ServiceName: "firezone-gateway", ServiceVersion: version, InstanceID: portal.ExternalID(id),
-		Endpoint: f.OTLPEndpoint, Logger: log,
+		Endpoint: f.OTLPEndpoint, Prometheus: f.MetricsAddr != noMetrics, Logger: log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errUsage, err)
@@ -95,6 +94,7 @@ func (d *daemon) open(login portal.LoginURL) (*actors.Plane, error) {
 		TUN:              tun.Config{Name: tun.DefaultName, Driver: f.TUNDriver, Logger: d.log, Drops: d.drops},
 		Masquerade:       f.Masquerade,
 		GatewayOpen:      f.AllowGatewayAccess,
+		NAT64:            f.NAT64,
 		Transport: transport.Config{
 			Port: transport.PreferredPort, Mark: tun.SocketMark,
 			SendBuffer: f.UDPSendBuffer, RecvBuffer: f.UDPRecvBuffer,
@@ -108,19 +108,16 @@ func (d *daemon) open(login portal.LoginURL) (*actors.Plane, error) {
 func (d *daemon) serve(ctx context.Context, hangups <-chan os.Signal) (code int, err error) {
 	defer d.flush()
 	defer d.end("packet path", d.plane.Close)
-	health, err := admin.Serve(d.flags.HealthCheckAddr, d.plane.Missing)
-	if err != nil {
-		d.log.Warn("going on without health endpoint", "error", err)
-	} else {
-		defer d.end("health endpoint", health.Close)
-	}
 	tree, err := actors.Start(d.plane, d.log, d.providers.Tracer.Tracer(telemetry.TracerName))
 	if err != nil {
 		return exitFailure, err
 	}
-	stop := d.allowControl(ctx, tree, hangups)
+	defer d.openEndpoints(tree)()
+	manager, leave := d.tellManager(ctx, tree)
+	stop := d.allowControl(ctx, tree, hangups, manager.reloading)
 	code, err = tree.Wait(ctx)
 	stop()
+	leave()
 	// The rules go first: once the device is gone, they may be another gateway's.
 	d.end("routes and rules", d.restoreHost)
 	d.end("actors", within(actorsLimit, tree.Stop))

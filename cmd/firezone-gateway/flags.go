@@ -28,6 +28,7 @@ It needs a token, CAP_NET_ADMIN and /dev/net/tun, and connects out only: to the 
   firezone-gateway watch    what changes in it, line by line
   firezone-gateway explain  what it would do with a packet of a client, and why
   firezone-gateway reset    give it a new key; each of these has a --help
+  firezone-gateway fault    let parts of it fail, if it was started for that
 
 The token comes from the command line, else from FIREZONE_TOKEN, else from a systemd credential of that name (LoadCredential=FIREZONE_TOKEN:/etc/firezone/gateway-token). A value that names a file or a pipe stands for its content.
 
@@ -41,7 +42,7 @@ Exit codes:
      longer than --max-partition-time; or a second signal while ending
   2  wrong usage: bad flag, URL, log directive or telemetry endpoint
 
-A service manager should restart it after 1. It may take up to 15 s to end. SIGHUP does what the command reset does.`
+A service manager should restart it after 1. It may take up to 15 s to end. SIGHUP does what the command reset does. systemd is told when it is ready, resetting, alive (WatchdogSec=) and ending: use Type=notify.`
 
 // flags are the command line and environment of the gateway. Names follow the
 // original (dataplane §8.1), so that an operator can swap binaries.
@@ -53,8 +54,10 @@ type flags struct {
 	ID                 string      `name:"firezone-id" short:"i" env:"FIREZONE_ID" help:"Identity of this gateway. Default: from /var/lib/firezone/gateway_id, else derived from /etc/machine-id, else made up and stored."`
 	NoTelemetry        bool        `name:"no-telemetry" env:"FIREZONE_NO_TELEMETRY" help:"Accepted for compatibility: this gateway sends nothing to the vendor in any case."`
 	NoCheck            bool        `name:"no-check" help:"Skip the check for CAP_NET_ADMIN at start."`
-	HealthCheckAddr    string      `name:"health-check-addr" env:"HEALTH_CHECK_ADDR" default:"0.0.0.0:8080" help:"IP address and port of the health endpoint: /healthz is 200 while the process lives, /readyz while it can serve clients, else 503."`
+	HealthCheckAddr    string      `name:"health-check-addr" env:"HEALTH_CHECK_ADDR" default:"0.0.0.0:8080" help:"IP address and port of the health endpoint: /healthz is 200 while the gateway does its work, /readyz while it can serve clients, else 503."`
+	MetricsAddr        string      `name:"metrics-addr" env:"FIREZONE_METRICS_ADDR" placeholder:"IP:PORT" help:"IP address and port of /metrics for Prometheus. none: no such endpoint. Default: that of the health endpoint."`
 	ControlSocket      string      `name:"control-socket" env:"FIREZONE_CONTROL_SOCKET" default:"${control_socket}" help:"Unix socket on which this gateway takes commands such as reset, from its own user and root. none: no such socket."`
+	FaultInjection     bool        `name:"enable-fault-injection" env:"FIREZONE_ENABLE_FAULT_INJECTION" help:"Let the command fault crash, hang and delay parts of this gateway, to see how it bears that. For tests."`
 	LogFormat          string      `name:"log-format" env:"FIREZONE_LOG_FORMAT" enum:"human,json" default:"human" help:"Log format: human or json."`
 	LogDirectives      string      `name:"log-level" env:"RUST_LOG" default:"info" help:"Log level (off, error, warn, info, debug, trace), or directives per target: info,portal=debug,transport=warn."`
 	FlowLogs           bool        `name:"flow-logs" env:"FIREZONE_FLOW_LOGS" hidden:""`
@@ -68,6 +71,7 @@ type flags struct {
 	Masquerade         bool        `name:"masquerade" env:"FIREZONE_MASQUERADE" help:"Switch on forwarding and install masquerade rules for client addresses (nftables table firezone_gateway)."`
 	TUNDriver          tun.Driver  `name:"tun-driver" env:"FIREZONE_TUN_DRIVER" default:"auto" help:"How packets move through the TUN device: auto uses kernel offloads where they work, water moves one packet per system call."`
 	AllowGatewayAccess bool        `name:"allow-gateway-access" env:"FIREZONE_ALLOW_GATEWAY_ACCESS" help:"Open every port of the gateway's own tunnel addresses to clients, as the original does. By default they reach ping and DNS only."`
+	NAT64              bool        `name:"nat64" env:"FIREZONE_NAT64" help:"Translate between IPv4 and IPv6 (RFC 7915), so that clients reach a DNS resource that has addresses of one family by its proxy addresses of both. By default those of the other family are unreachable, which current clients expect."`
 	NoHostWatch        bool        `name:"no-host-watch" env:"FIREZONE_NO_HOST_WATCH" help:"Do not reset when the host resumes from suspension or its default route changes."`
 	ReportedVersion    string      `name:"reported-version" env:"FIREZONE_REPORTED_VERSION" default:"${reported}" hidden:""`
 	Version            versionFlag `name:"version" help:"Print the version and exit."`
@@ -151,6 +155,9 @@ func (f *flags) validate() error {
 	}
 	if _, err := netip.ParseAddrPort(f.HealthCheckAddr); err != nil {
 		return fmt.Errorf("--health-check-addr: %w, expected something like 127.0.0.1:8080", err)
+	}
+	if _, err := netip.ParseAddrPort(f.MetricsAddr); err != nil && f.MetricsAddr != "" && f.MetricsAddr != noMetrics {
+		return fmt.Errorf("--metrics-addr: %w, expected something like 127.0.0.1:9464, or none", err)
 	}
 	if err := checkControlSocket(f.ControlSocket); err != nil && f.ControlSocket != noControlSocket {
 		return err

@@ -59,6 +59,7 @@ func TestVariablesOfTheOriginal(t *testing.T) {
 		"RUST_LOG": "debug", "FIREZONE_UDP_SEND_BUFFER_SIZE": "1", "FIREZONE_UDP_RECV_BUFFER_SIZE": "2",
 		"FIREZONE_MASQUERADE": "true", "FIREZONE_TUN_DRIVER": "water", "FIREZONE_REPORTED_VERSION": "1.4.0",
 		"FIREZONE_CONTROL_SOCKET": "/x", "FIREZONE_NO_HOST_WATCH": "true", "FIREZONE_ALLOW_GATEWAY_ACCESS": "true",
+		"FIREZONE_NAT64": "true", "FIREZONE_METRICS_ADDR": "[::1]:9464",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -69,6 +70,7 @@ func TestVariablesOfTheOriginal(t *testing.T) {
 		NoIncBuf: true, MaxPartitionTime: humanSpan(30 * day), LogDirectives: "debug", UDPSendBuffer: 1, UDPRecvBuffer: 2,
 		Masquerade: true, TUNDriver: tun.Water, ReportedVersion: "1.4.0",
 		ControlSocket: "/x", NoHostWatch: true, AllowGatewayAccess: true,
+		NAT64: true, MetricsAddr: "[::1]:9464",
 	}
 	if *f != want {
 		t.Errorf("got  %+v\nwant %+v", *f, want)
@@ -133,6 +135,8 @@ func TestWrongUsage(t *testing.T) {
 		{"an address without brackets", nil, []string{"--api-url=wss://2001:db8::1"}, "--api-url"},
 		{"no URL", nil, []string{"--api-url=wss://" + secret + "\x7f"}, "--api-url: not a URL"},
 		{"a host name for the health endpoint", map[string]string{"HEALTH_CHECK_ADDR": "localhost:8080"}, nil, "--health-check-addr"},
+		{"a host name for the metrics", map[string]string{"FIREZONE_METRICS_ADDR": "localhost:9464"}, nil, "--metrics-addr"},
+		{"metrics without port", nil, []string{"--metrics-addr=127.0.0.1"}, "--metrics-addr"},
 		{"a health endpoint without port", nil, []string{"--health-check-addr=127.0.0.1"}, "--health-check-addr"},
 		{"another log format", map[string]string{"FIREZONE_LOG_FORMAT": "xml"}, nil, `--log-format must be one of "human","json"`},
 		{"a boolean that is none", map[string]string{"FIREZONE_NO_INC_BUF": "maybe"}, nil, "FIREZONE_NO_INC_BUF"},

@@ -37,15 +37,15 @@ func TestHealthEndpoint(t *testing.T) {
 	}
 	r.await(t, "only the relay is missing", func() bool {
 		status, body := health(t, s.Namespace, "/readyz")
-		return status == 503 && body == `{"ready":false,"missing":["relay"]}`+"\n"
+		return status == 503 && strings.HasPrefix(body, `{"ready":false,"missing":["relay"],"help":{"relay":"`)
 	})
 	s.addRelay(t)
 	r.await(t, "ready", func() bool {
 		status, body := health(t, s.Namespace, "/readyz")
 		return status == 200 && body == `{"ready":true,"missing":[]}`+"\n"
 	})
-	if status, _ := health(t, s.Namespace, "/healthz"); status != 200 {
-		t.Errorf("/healthz is %d", status)
+	if status, body := health(t, s.Namespace, "/healthz"); status != 200 || body != `{"alive":true}`+"\n" {
+		t.Errorf("/healthz is %d %s", status, body)
 	}
 	r.terminates(t, syscall.SIGTERM)
 }

@@ -371,8 +371,15 @@ func (s *site) addRelay(t *testing.T) {
 
 // health asks the health endpoint from inside the namespace; 0 means no answer.
 func health(t *testing.T, ns *labnet.Namespace, path string) (status int, body string) {
+	t.Helper()
+	return ask(t, ns, healthAddr, path)
+}
+
+// ask asks an endpoint from inside the namespace; 0 means no answer.
+func ask(t *testing.T, ns *labnet.Namespace, addr, path string) (status int, body string) {
+	t.Helper()
 	client := http.Client{Transport: &http.Transport{DialContext: ns.DialContext, DisableKeepAlives: true}, Timeout: patience}
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+healthAddr+path, nil)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+addr+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

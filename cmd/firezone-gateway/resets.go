@@ -17,14 +17,15 @@ type resetFunc func(ctx context.Context, cause string) error
 
 // allowControl serves the operator, and resets the gateway at their word and when
 // the host has changed, until ctx ends or the function returned is called. That
-// waits for what is under way.
-func (d *daemon) allowControl(ctx context.Context, tree *actors.Tree, hangups <-chan os.Signal) (stop func()) {
+// waits for what is under way. What hangups ask for goes through reloading.
+func (d *daemon) allowControl(ctx context.Context, tree *actors.Tree, hangups <-chan os.Signal, reloading func(resetFunc) resetFunc) (stop func()) {
 	reset := tree.Reset
 	ops := d.looks(ctx, tree)
 	ops.Reset = func(ctx context.Context) error { return reset(ctx, "command") }
+	d.allowFaults(&ops, tree)
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
-	running.Go(func() { d.onHangup(ctx, reset, hangups) })
+	running.Go(func() { d.onHangup(ctx, reloading(reset), hangups) })
 	if !d.flags.NoHostWatch {
 		running.Go(func() {
 			host.Watch(ctx, host.Config{

@@ -42,11 +42,13 @@ const (
 	statusCommand  = "status"
 	watchCommand   = "watch"
 	explainCommand = "explain"
+	faultCommand   = "fault"
 )
 
 // commands are the processes that talk to a running gateway.
 var commands = map[string]func(args []string, stdout, stderr io.Writer) int{
 	resetCommand: runReset, statusCommand: runStatus, watchCommand: runWatch, explainCommand: runExplain,
+	faultCommand: runFault,
 }
 
 // controlFlags are common to the commands that look at a running gateway.
@@ -109,6 +111,10 @@ func (f *controlFlags) parse(all any, command, description string, args []string
 		}
 		return err
 	}
+	return f.check()
+}
+
+func (f *controlFlags) check() error {
 	if f.ControlSocket == noControlSocket {
 		return errors.New("--control-socket: a gateway with none takes no commands")
 	}

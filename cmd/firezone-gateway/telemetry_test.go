@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -29,6 +30,7 @@ type collector struct {
 	kinds    map[string]int    // spans by kind of actor; guarded by mu
 	parents  int               // spans that continue another; guarded by mu
 	resource map[string]string // guarded by mu
+	metrics  map[string]int    // exports by name of the metric; guarded by mu
 }
 
 type countingListener struct {
@@ -46,7 +48,7 @@ func (l countingListener) Accept() (net.Conn, error) {
 
 func newCollector(t *testing.T, s *site) *collector {
 	t.Helper()
-	c := &collector{kinds: map[string]int{}, resource: map[string]string{}}
+	c := &collector{kinds: map[string]int{}, resource: map[string]string{}, metrics: map[string]int{}}
 	server := grpc.NewServer()
 	tracepb.RegisterTraceServiceServer(server, c)
 	metricspb.RegisterMetricsServiceServer(server, metricsService{c})
@@ -83,7 +85,16 @@ func (c *collector) Export(_ context.Context, r *tracepb.ExportTraceServiceReque
 // metricsService exists because both services have a method Export.
 type metricsService struct{ *collector }
 
-func (metricsService) Export(context.Context, *metricspb.ExportMetricsServiceRequest) (*metricspb.ExportMetricsServiceResponse, error) {
+func (m metricsService) Export(_ context.Context, r *metricspb.ExportMetricsServiceRequest) (*metricspb.ExportMetricsServiceResponse, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, rm := range r.GetResourceMetrics() {
+		for _, sm := range rm.GetScopeMetrics() {
+			for _, x := range sm.GetMetrics() {
+				m.metrics[x.GetName()]++
+			}
+		}
+	}
 	return &metricspb.ExportMetricsServiceResponse{}, nil
 }
 
@@ -115,6 +126,38 @@ func TestSpansReachTheCollector(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestMetricsReachTheCollector(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	c := newCollector(t, s)
+	r := s.startJoined(t, launch{env: variablesOf{
+		"OTEL_EXPORTER_OTLP_ENDPOINT": "http://" + collectorAddr, "OTEL_METRIC_EXPORT_INTERVAL": "50", // ms
+	}})
+	seen := func(name string) int {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.metrics[name]
+	}
+	r.await(t, "metrics while it runs", func() bool { return seen(telemetry.ActorDuration.Name) > 1 && seen(telemetry.PortalUp.Name) > 1 })
+	if status, body := health(t, s.Namespace, "/metrics"); status != 200 || !strings.Contains(body, "\nportal_connection_joined 1\n") {
+		t.Errorf("at the same time /metrics is %d %s", status, body)
+	}
+	r.terminates(t, syscall.SIGTERM)
+}
+
+func TestMetricsOfTheEndAreFlushed(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	c := newCollector(t, s)
+	r := s.startJoined(t, launch{env: variablesOf{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://" + collectorAddr, "OTEL_METRIC_EXPORT_INTERVAL": "3600000"}})
+	r.terminates(t, syscall.SIGTERM)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.metrics[telemetry.ActorDuration.Name] != 1 || c.metrics[telemetry.Packets.Name] != 1 {
+		t.Errorf("metrics %v", c.metrics)
 	}
 }
 

@@ -33,31 +33,50 @@ func (c *cell) Logger() *slog.Logger {
 	if c.logger == nil {
 		c.logger = telemetry.For(c.sys.logger, c.kind.spec.Kind).With("actor", c.path)
 	}
-	return c.logger
+	return c.withSpan(c.logger)
 }
 
-func (c *cell) Send(pid PID, msg any)    { c.sys.post(pid, c.wrap(msg, nil)) }
-func (c *cell) Request(pid PID, msg any) { c.sys.post(pid, c.wrap(msg, c.pid)) }
-func (c *cell) Respond(msg any)          { c.sys.post(c.Sender(), c.wrap(msg, nil)) }
-func (c *cell) Forward(pid PID)          { c.sys.post(pid, c.wrap(c.msg, c.Sender())) }
+func (c *cell) Send(pid PID, msg any)    { c.post(pid, msg, nil) }
+func (c *cell) Request(pid PID, msg any) { c.post(pid, msg, c.pid) }
+func (c *cell) Respond(msg any)          { c.post(c.Sender(), msg, nil) }
+func (c *cell) Forward(pid PID)          { c.post(pid, c.msg, c.Sender()) }
+
+func (c *cell) post(pid PID, msg any, sender PID) {
+	if !c.suppressed() {
+		c.sys.post(pid, c.wrap(msg, sender))
+	}
+}
+
+// stale reports whether the handler that is running was left behind.
+func (c *cell) stale() bool { return c.mailbox.work.Load()&taken != 0 }
+
+// suppressed counts what a handler that was left behind wants to do, and must
+// not do any more.
+func (c *cell) suppressed() bool {
+	if !c.stale() {
+		return false
+	}
+	c.stats.suppressed.Add(1)
+	return true
+}
 
 // Watch ignores children: a stopping child would answer at once, and the
 // library would take that for its end.
 func (c *cell) Watch(pid PID) {
-	if _, child := c.children[Path(pid)]; pid != nil && !child {
+	if _, child := c.children[Path(pid)]; pid != nil && !child && !c.suppressed() {
 		c.lib.Watch(pid)
 	}
 }
 
 func (c *cell) Unwatch(pid PID) {
-	if pid != nil {
+	if pid != nil && !c.suppressed() {
 		c.lib.Unwatch(pid)
 	}
 }
 
 func (c *cell) Stop(pid PID) {
 	switch {
-	case pid == nil:
+	case pid == nil, c.suppressed():
 	case c.endsItself(pid):
 		c.quitting = true
 	default:
@@ -67,7 +86,7 @@ func (c *cell) Stop(pid PID) {
 
 func (c *cell) Poison(pid PID) {
 	switch {
-	case pid == nil:
+	case pid == nil, c.suppressed():
 	case c.endsItself(pid):
 		c.sys.post(pid, quit{})
 	default:

@@ -13,10 +13,11 @@ type decision struct {
 
 // history is what a supervisor remembers about one child.
 type history struct {
-	recent  []time.Time // failures within Intensity.Within, at most Max+1
-	streak  int         // failures without a healthy incarnation in between
-	last    time.Time   // the last failure
-	waiting time.Duration
+	recent  []time.Time   // failures of the row within Intensity.Within, at most Max+1
+	streak  int           // failures without a healthy incarnation in between
+	last    time.Time     // the last failure
+	waiting time.Duration // from there to the restart
+	stuck   time.Duration // at the end of the incarnation, spent in a handler that is stuck
 }
 
 // decide judges a failure at now and records it in h. random is in [0, 1).
@@ -30,12 +31,12 @@ func decide(s Spec, h *history, now time.Time, random float64) decision {
 }
 
 func (h *history) record(s Spec, now time.Time) {
-	alive := now.Sub(h.last) - h.waiting
-	if reset := s.Backoff.ResetAfter; reset > 0 && alive >= reset {
-		h.streak = 0
+	healthy := now.Sub(h.last) - h.waiting - h.stuck
+	if reset := s.Backoff.ResetAfter; reset > 0 && healthy >= reset {
+		h.streak, h.recent = 0, h.recent[:0]
 	}
 	h.streak++
-	h.last = now
+	h.last, h.stuck = now, 0
 
 	if s.Intensity.Max == 0 {
 		return

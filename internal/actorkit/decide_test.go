@@ -38,6 +38,9 @@ func TestDecide(t *testing.T) {
 		{"the delay does not count as health",
 			base, []time.Duration{0, 10*time.Second + 50*ms}, 0,
 			[]decision{restart(100 * ms), restart(200 * ms)}},
+		{"a healthy incarnation ends what counts for the intensity",
+			base, []time.Duration{0, 1 * ms, 2 * ms, 11 * time.Second, 11*time.Second + 1*ms, 11*time.Second + 2*ms, 11*time.Second + 3*ms}, 0,
+			[]decision{restart(100 * ms), restart(200 * ms), restart(400 * ms), restart(100 * ms), restart(200 * ms), restart(400 * ms), {}}},
 		{"one failure more than the intensity gives up",
 			base, []time.Duration{0, 1 * ms, 2 * ms, 3 * ms}, 0,
 			[]decision{restart(100 * ms), restart(200 * ms), restart(400 * ms), {}}},
@@ -105,6 +108,7 @@ func TestTableValidation(t *testing.T) {
 		{"a row needs a class", func(s *Spec) { s.Restart = 0 }, "class"},
 		{"a row needs a give-up", func(s *Spec) { s.GiveUp = GiveUp{} }, "give-up"},
 		{"a row needs a shutdown budget", func(s *Spec) { s.ShutdownBudget = 0 }, "budget"},
+		{"a time until stuck below zero is refused", func(s *Spec) { s.Stuck = -1 }, "stuck"},
 		{"an intensity needs a span", func(s *Spec) { s.Intensity.Within = 0 }, "span"},
 		{"a factor below 1 is refused", func(s *Spec) { s.Backoff.Factor = 0.5 }, "factor"},
 		{"a cap below the start is refused", func(s *Spec) { s.Backoff.Cap = 1 }, "cap"},
@@ -120,6 +124,9 @@ func TestTableValidation(t *testing.T) {
 				t.Errorf("error %v, want %q", err, tc.want)
 			}
 		})
+	}
+	if table, err := NewTable(spec("a")); err != nil || table["a"].Stuck != DefaultStuck {
+		t.Errorf("row %+v, %v", table["a"], err)
 	}
 	if _, err := NewTable(spec("a"), spec("a")); err == nil {
 		t.Error("two rows of one kind are accepted")

@@ -39,6 +39,21 @@
 // Restarting an actor receives no message but the end of its own lifecycle.
 // A panic in Stopping, Stopped or Restarting is reported and swallowed.
 //
+// # Stuck actors
+//
+// A handler that runs for longer than its Spec says is stuck: the actor has
+// failed, with ErrStuck, and what its row says about failures applies. Nothing
+// can end the handler, so a restart replaces the actor: children end first, then
+// another value from the producer takes over the path, the mailbox and all
+// PIDs. TraceContext of the handler is cancelled, whoever waits for its answer
+// hears of the failure, and the message that it is stuck in is dropped. When it
+// returns after all, nothing is left of it but its goroutine: what it does
+// through its Context, Timers, Stash and Go from then on has no effect and is
+// counted. Out of reach is what it does otherwise: to state that it shares with
+// other goroutines, and through System or Gate. An actor that overruns its
+// shutdown budget in a handler is left behind in the same way, and its name is
+// free as soon as its children have ended.
+//
 // # Children
 //
 // SpawnChild starts a child under a row of the Table. The parent receives
@@ -53,6 +68,11 @@
 // network bounds itself with a Gate. Messages to a dead actor, and those that
 // were queued when it stopped, are counted as dead letters and give back what
 // they hold: a Gate's place, or the wait of an Ask.
+//
+// # Faults on purpose
+//
+// Inject crashes or hangs actors, or delays or drops their messages. It costs
+// nothing when it is not used.
 //
 // # Tracing
 //

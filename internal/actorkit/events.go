@@ -25,6 +25,14 @@ const (
 	EventOverrun
 	// EventDeadLetter: a message had no receiver.
 	EventDeadLetter
+	// EventStuck: a handler has run for For, which is too long, and was left
+	// behind.
+	EventStuck
+	// EventReturned: a handler that had been left behind has ended.
+	EventReturned
+	// EventInjected: Inject crashed or hung the actor, or delayed or dropped a
+	// message. The Fault says what.
+	EventInjected
 )
 
 // String returns the name of the event.
@@ -42,6 +50,12 @@ func (t EventType) String() string {
 		return "actor overran its shutdown budget"
 	case EventDeadLetter:
 		return "dead letter"
+	case EventStuck:
+		return "actor is stuck"
+	case EventReturned:
+		return "handler that was left behind returned"
+	case EventInjected:
+		return "fault injected"
 	}
 	return "unknown"
 }
@@ -55,16 +69,17 @@ type Event struct {
 	Message  string // type of the message that was handled
 	Fault    *Fault
 	Delay    time.Duration
+	For      time.Duration
 	Failures int // in a row
 }
 
 func (t EventType) level() slog.Level {
 	switch t {
-	case EventGaveUp:
+	case EventGaveUp, EventStuck:
 		return slog.LevelError
-	case EventFailed, EventSwallowed, EventOverrun:
+	case EventFailed, EventSwallowed, EventOverrun, EventInjected:
 		return slog.LevelWarn
-	case EventRestarted:
+	case EventRestarted, EventReturned:
 		return slog.LevelInfo
 	}
 	return slog.LevelDebug
@@ -80,12 +95,15 @@ func (s *System) emit(e Event) {
 		}
 		if e.Fault != nil {
 			attrs = append(attrs, slog.String("reason", e.Fault.Error()))
-			if s.logger.Enabled(ctx, slog.LevelDebug) {
+			if len(e.Fault.Stack) > 0 && s.logger.Enabled(ctx, slog.LevelDebug) {
 				attrs = append(attrs, slog.String("stack", string(e.Fault.Stack)))
 			}
 		}
 		if e.Failures > 0 {
 			attrs = append(attrs, slog.Int("failures", e.Failures))
+		}
+		if e.For > 0 {
+			attrs = append(attrs, slog.Duration("for", e.For))
 		}
 		if e.Type == EventFailed {
 			attrs = append(attrs, slog.Duration("restart_in", e.Delay))

@@ -10,6 +10,13 @@ type Gate struct {
 	limit   int64
 	pending atomic.Int64
 	refused atomic.Uint64
+	blamed  atomic.Pointer[blamed]
+}
+
+// blamed is the actor that the last refused message was for.
+type blamed struct {
+	pid   PID
+	stats *cellStats
 }
 
 // NewGate makes a Gate with limit places.
@@ -22,6 +29,7 @@ func (g *Gate) TrySend(sys *System, pid PID, msg any) bool {
 		n := g.pending.Load()
 		if n >= g.limit {
 			g.refused.Add(1)
+			g.blame(sys, pid)
 			return false
 		}
 		if g.pending.CompareAndSwap(n, n+1) {
@@ -37,6 +45,20 @@ func (g *Gate) Pending() int { return int(g.pending.Load()) }
 
 // Refused is the number of messages that found no place.
 func (g *Gate) Refused() uint64 { return g.refused.Load() }
+
+// blame counts a refusal at the actor that the message was for.
+func (g *Gate) blame(sys *System, pid PID) {
+	b := g.blamed.Load()
+	if b == nil || b.pid != pid {
+		stats := sys.statsOf(pid)
+		if stats == nil {
+			return
+		}
+		b = &blamed{pid, stats}
+		g.blamed.Store(b)
+	}
+	b.stats.refused.Add(1)
+}
 
 // gated is a message that holds a place.
 type gated struct {

@@ -150,6 +150,8 @@ func (p *probe) Receive(ctx Context) {
 	case boom:
 		p.d.add("boom %s", string(m))
 		panic(string(m))
+	case fuse:
+		panic("x")
 	case string:
 		p.d.add("%s", m)
 	case int:

@@ -25,32 +25,69 @@ const keptQueue = 1024
 // mailbox replaces the library's. It differs in that messages which arrive
 // before the actor is wired up wait, system messages always precede user
 // messages, a failed or ending actor gets no user message, what is queued at
-// the end becomes dead letters, and an emptied backlog gives its memory back.
+// the end becomes dead letters, an emptied backlog gives its memory back, and
+// the turn can be taken away from a handler that does not return.
 type mailbox struct {
 	cell *cell
+	root *mailbox // that of the process senders know, if it is another one
 
 	mu         sync.Mutex
 	invoker    actor.MessageInvoker
 	dispatcher actor.Dispatcher
 	system     []any
 	in         []item
-	running    bool // a turn is scheduled or runs
-	blocked    bool // user messages do not start a turn
-	closed     bool // user messages are dead letters
+	peak       int64 // number of messages queued
+	running    bool  // a turn is scheduled or runs
+	blocked    bool  // user messages do not start a turn
+	closed     bool  // user messages go to heir, or are dead letters
+	loss       loss
+	heir       *mailbox // gets what arrives, once set
 
-	urgent  atomic.Int32 // len(system)
-	pending atomic.Int64 // user messages queued
+	urgent atomic.Int32 // len(system)
+	work   atomic.Uint64
 
-	// Owned by the turn.
-	out  []item
-	head int
+	// Owned by the turn, and by whoever takes the turn away.
+	out     []item
+	head    int
+	current any // the message that is or was handled
 }
 
 var _ actor.Mailbox = (*mailbox)(nil)
 
+// mailbox.work is three things in one word, because a second atomic addition
+// would cost each message a twentieth of its hop: the number of user messages
+// queued (32 bits), whether the turn was taken away from its handler (1 bit), and
+// the beginnings and ends of handlers so far (31 bits, which may overflow): while
+// one runs it is odd.
+const (
+	queued = 1
+	taken  = 1 << 32
+	step   = 1 << 33
+
+	queuedMask = taken - 1
+	stepMask   = ^uint64(step - 1)
+)
+
+// handling reports whether w is that of a turn in which a handler runs.
+func handling(w uint64) bool { return w&(step|taken) == step }
+
+// loss is what becomes of a mailbox whose turn was taken away.
+//
+//	none → waiting → inherited
+//	          ↓
+//	      dismissed
+type loss uint8
+
+const (
+	lossNone      loss = iota
+	lossWaiting        // for the supervisor
+	lossInherited      // another mailbox takes, or has taken, what is queued
+	lossDismissed      // told to stop: nobody takes it
+)
+
 func (m *mailbox) Start() {}
 
-func (m *mailbox) UserMessageCount() int { return int(m.pending.Load()) }
+func (m *mailbox) UserMessageCount() int { return int(m.work.Load() & queuedMask) }
 
 func (m *mailbox) RegisterHandlers(invoker actor.MessageInvoker, dispatcher actor.Dispatcher) {
 	m.mu.Lock()
@@ -62,20 +99,48 @@ func (m *mailbox) PostUserMessage(msg any) {
 	at := m.cell.sys.now()
 	m.mu.Lock()
 	if m.closed {
+		heir := m.heir
 		m.mu.Unlock()
-		m.cell.discard(msg)
+		switch {
+		case heir == nil:
+			m.cell.discard(msg)
+		case !ofIncarnation(msg):
+			heir.PostUserMessage(msg)
+		}
 		return
 	}
-	m.pending.Add(1)
+	m.grow(1)
 	m.in = append(m.in, item{msg, at})
 	m.scheduleAndUnlock(!m.blocked)
 }
 
+// grow accounts for n more messages. The caller holds mu.
+func (m *mailbox) grow(n int) {
+	if now := int64(m.work.Add(uint64(n)*queued) & queuedMask); now > m.peak {
+		m.peak = now
+		m.cell.stats.maxPending.Store(now)
+	}
+}
+
+// shrink accounts for n messages less.
+func (m *mailbox) shrink(n int) { m.work.Add(-uint64(n) * queued) }
+
 func (m *mailbox) PostSystemMessage(msg any) {
+	m.mu.Lock()
+	if heir := m.heir; heir != nil {
+		m.mu.Unlock()
+		heir.PostSystemMessage(msg)
+		return
+	}
 	if _, ok := msg.(*actor.Stop); ok {
 		m.cell.startBudget()
+		if m.loss == lossWaiting {
+			m.loss = lossDismissed
+			m.mu.Unlock()
+			m.cell.dismiss()
+			return
+		}
 	}
-	m.mu.Lock()
 	m.system = append(m.system, msg)
 	m.urgent.Add(1)
 	m.scheduleAndUnlock(true)
@@ -92,9 +157,15 @@ func (m *mailbox) scheduleAndUnlock(wanted bool) {
 	}
 }
 
-// prepend queues items before all others. It belongs to the turn.
+// prepend queues items before all others. It belongs to a handler, and does
+// nothing for one that was left behind.
 func (m *mailbox) prepend(items []item) {
-	m.pending.Add(int64(len(items)))
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.loss != lossNone {
+		return
+	}
+	m.grow(len(items))
 	m.out = append(items, m.out[m.head:]...)
 	m.head = 0
 }
@@ -106,7 +177,7 @@ func (m *mailbox) close() {
 	rest := append(m.out[m.head:], m.in...)
 	m.out, m.in, m.head = nil, nil, 0
 	m.closed = true
-	m.pending.Add(-int64(len(rest)))
+	m.shrink(len(rest))
 	m.mu.Unlock()
 	for _, it := range rest {
 		m.cell.discard(it.msg)
@@ -127,6 +198,11 @@ func (m *mailbox) run() (failed bool) {
 	m.cell.lastEnd = 0
 	defer func() {
 		if idle {
+			return
+		}
+		if m.leftBehind() {
+			_ = recover()
+			m.cell.sys.emit(Event{Type: EventReturned, Kind: m.cell.kind.spec.Kind, Path: m.cell.path, Message: typeName(bare(msg))})
 			return
 		}
 		r := recover()
@@ -153,7 +229,12 @@ func (m *mailbox) run() (failed bool) {
 			m.cell.lastEnd = 0
 		} else {
 			m.cell.queuedAt = it.at
+			m.current = msg
+			m.work.Add(step - queued) // begin, and one less in the queue
 			m.invoker.InvokeUserMessage(msg)
+			if m.end() {
+				return false
+			}
 		}
 		if i%m.dispatcher.Throughput() == 0 {
 			runtime.Gosched()
@@ -172,15 +253,25 @@ func (m *mailbox) invokeSystem(msg any) {
 			m.invoker.InvokeSystemMessage(msg)
 		}
 	case *actor.Terminated:
-		if _, late := c.abandoned[s.Who]; late {
-			delete(c.abandoned, s.Who)
-			return
+		if !c.knowsAsGone(s.Who) {
+			m.invoker.InvokeSystemMessage(msg)
 		}
-		m.invoker.InvokeSystemMessage(msg)
 	case *abandon:
-		if t := c.letGo(s.child); t != nil {
-			m.invoker.InvokeSystemMessage(t)
+		if c.children[s.child.path] == s.child {
+			m.invoker.InvokeSystemMessage(&actor.Terminated{Who: s.child.pid})
 		}
+	case *stuckChild:
+		c.sys.strategy.failed(s.child, s.fault, s.message)
+	case *succession:
+		if c.phase() == phaseRunning && c.children[s.child.path] == s.child {
+			s.child.replace()
+		}
+	case *actor.Watch:
+		c.watched(s.Watcher, true)
+		m.invoker.InvokeSystemMessage(msg)
+	case *actor.Unwatch:
+		c.watched(s.Watcher, false)
+		m.invoker.InvokeSystemMessage(msg)
 	default:
 		m.invoker.InvokeSystemMessage(msg)
 	}
@@ -212,9 +303,30 @@ func (m *mailbox) next() (it item, system, ok bool) {
 			return m.pop(), false, true
 		}
 	}
+	m.cell.tally.publish(m.cell.stats)
+	m.current = nil
 	m.blocked = !open
 	m.running = false
 	return item{}, false, false
+}
+
+// begin precedes a handler, which can be found stuck until end.
+func (m *mailbox) begin(msg any) {
+	m.current = msg
+	m.work.Add(step)
+}
+
+// end follows a handler, and reports whether it was left behind: then nothing
+// of the cell may be touched any more.
+func (m *mailbox) end() bool { return m.work.Add(step)&taken != 0 }
+
+// leftBehind is end for a handler that did not return, and reports it again
+// after an end.
+func (m *mailbox) leftBehind() bool {
+	if m.work.Load()&step != 0 {
+		return m.end()
+	}
+	return m.work.Load()&taken != 0
 }
 
 // refill exchanges the emptied queue with the one that senders fill. The
@@ -227,10 +339,10 @@ func (m *mailbox) refill() {
 	m.out, m.in, m.head = m.in, empty, 0
 }
 
+// pop takes the next message, which counts as queued until its handler begins.
 func (m *mailbox) pop() item {
 	it := m.out[m.head]
 	m.out[m.head] = item{}
 	m.head++
-	m.pending.Add(-1)
 	return it
 }

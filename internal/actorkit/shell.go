@@ -1,6 +1,7 @@
 package actorkit
 
 import (
+	"runtime"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -37,9 +38,10 @@ func (s *shell) Receive(lib actor.Context) {
 		c.stopTimers(true)
 		s.guarded(m)
 		c.endIncarnation()
+		c.tally.publish(c.stats)
 		c.sys.forget(c)
 		c.mailbox.close()
-		c.left.Do(func() { close(c.done) })
+		c.life.end()
 	case *actor.Terminated:
 		s.terminated(m)
 	default:
@@ -51,11 +53,13 @@ func (s *shell) start(m *Started) {
 	c := s.cell
 	c.current = s
 	c.setPhase(phaseRunning)
+	c.startLife()
 	if c.number > 1 {
 		c.stats.restarts.Add(1)
-		c.sys.emit(Event{Type: EventRestarted, Kind: c.kind.spec.Kind, Path: c.path})
+		c.report(Event{Type: EventRestarted, Kind: c.kind.spec.Kind, Path: c.path})
 	}
 	s.lifecycle(m)
+	c.endSpan(nil)
 	held := c.held
 	c.held = nil
 	for i, t := range held {
@@ -87,8 +91,12 @@ func (s *shell) lifecycle(m any) {
 	c := s.cell
 	c.msg = m
 	defer func() { c.msg = nil }()
+	c.mailbox.begin(m)
 	s.actor.Receive(c)
 	s.checkQuit()
+	if c.mailbox.end() {
+		runtime.Goexit() // the library would go on with what is another's by now
+	}
 }
 
 // guarded delivers a message whose panic must not reach the library, which
@@ -96,34 +104,42 @@ func (s *shell) lifecycle(m any) {
 func (s *shell) guarded(m any) {
 	c := s.cell
 	c.msg = m
-	ended := false
+	c.mailbox.begin(m)
+	f := s.attempt()
+	c.msg = nil
+	if c.mailbox.end() {
+		runtime.Goexit() // as in lifecycle
+	}
+	if f != nil {
+		c.stats.fail(f, time.Now())
+		c.report(Event{Type: EventSwallowed, Kind: c.kind.spec.Kind, Path: c.path, Message: typeName(m), Fault: f})
+	}
+}
+
+// attempt returns the panic of the handler, if there is one.
+func (s *shell) attempt() (f *Fault) {
 	defer func() {
-		c.msg = nil
-		if ended {
-			return
-		}
 		if r := recover(); r != nil {
-			f := asFault(r)
-			c.stats.fail(f, time.Now())
-			c.sys.emit(Event{Type: EventSwallowed, Kind: c.kind.spec.Kind, Path: c.path, Message: typeName(m), Fault: f})
+			f = asFault(r)
 		}
 	}()
-	s.actor.Receive(c)
-	ended = true
+	s.actor.Receive(s.cell)
+	return nil
 }
 
 // user delivers one message of the mailbox.
 func (s *shell) user(lib actor.Context, raw any) {
 	c := s.cell
 	msg := raw
-	untraced := false
+	untraced, own := false, false
 	var place *gated
+	var planted *injection
 	switch m := raw.(type) {
 	case *tick:
 		if !m.timer.live {
 			return
 		}
-		msg, untraced = m.timer.msg, true
+		msg, untraced, own = m.timer.msg, true, true
 		m.timer.fired()
 		defer m.timer.rearm()
 	case *result:
@@ -131,13 +147,24 @@ func (s *shell) user(lib actor.Context, raw any) {
 			return
 		}
 		if m.fault != nil {
+			c.startSpan(lib, m)
 			panic(m.fault)
 		}
-		msg = m.value
+		msg, own = m.value, true
 	case *gated:
 		msg, place = m.msg, m
 	case quit:
 		panic(&Fault{Reason: ErrStoppedItself})
+	case *injection:
+		planted, untraced, own = m, true, true
+	}
+	if f := c.faults.Load(); f != nil && !own && f.meet(c, msg) {
+		if place != nil {
+			place.release()
+		}
+		c.sys.refuse(lib.Sender(), f.fault)
+		c.traceLoss(lib, msg, f.fault)
+		return
 	}
 	// A clock read costs as much as the rest of a hop: in a row of messages
 	// the end of one is the start of the next.
@@ -150,6 +177,10 @@ func (s *shell) user(lib actor.Context, raw any) {
 		c.startSpan(lib, msg)
 	}
 	defer s.finish(lib, place, start)
+	if planted != nil {
+		planted.act(c)
+		return
+	}
 	s.actor.Receive(c)
 	s.checkQuit()
 }
@@ -162,14 +193,24 @@ func (s *shell) finish(lib actor.Context, place *gated, start time.Duration) {
 	if r != nil {
 		fault = asFault(r)
 	}
+	stale := c.stale()
+	if stale {
+		fault = &Fault{Reason: ErrStuck}
+	}
 	c.endSpan(fault)
 	c.msg = nil
 	if place != nil {
 		place.release()
 	}
+	if stale {
+		return
+	}
 	end := c.sys.now()
 	c.lastEnd = end
-	c.stats.handle(start-c.queuedAt, end-start)
+	c.tally.add(start-c.queuedAt, end-start)
+	if c.tally.n >= tallyLimit {
+		c.tally.publish(c.stats)
+	}
 	if fault != nil {
 		c.sys.refuse(lib.Sender(), fault)
 		panic(fault)

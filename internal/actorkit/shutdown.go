@@ -38,6 +38,7 @@ func (s *System) Shutdown(ctx context.Context) error {
 	for _, c := range tops {
 		s.end(ctx, c)
 	}
+	s.stopWatchdog()
 	s.outcome = errors.Join(s.unstopped(), s.work.wait(ctx))
 	s.lib.Shutdown()
 	close(s.finished)
@@ -48,11 +49,11 @@ func (s *System) Shutdown(ctx context.Context) error {
 func (s *System) end(ctx context.Context, c *cell) {
 	drain := time.NewTimer(c.kind.spec.ShutdownBudget)
 	defer drain.Stop()
-	// A suspended actor would never reach a poison pill.
-	if c.phase() != phaseFailed {
+	// A suspended actor would never reach a poison pill, nor one that is stuck.
+	if p := c.phase(); p != phaseFailed && p != phaseStuck {
 		c.mailbox.PostUserMessage(&actor.PoisonPill{})
 		select {
-		case <-c.done:
+		case <-c.life.over:
 			return
 		case <-drain.C:
 		case <-ctx.Done():
@@ -60,7 +61,7 @@ func (s *System) end(ctx context.Context, c *cell) {
 	}
 	c.mailbox.PostSystemMessage(&actor.Stop{})
 	select {
-	case <-c.done:
+	case <-c.life.over:
 	case <-ctx.Done():
 	}
 }

@@ -74,8 +74,8 @@ func (g GiveUp) String() string {
 
 // Backoff is the delay before the n-th restart in a row:
 // Start·Factor^(n-1), at most Cap, shortened by a random share of up to Jitter
-// (0 to 1). A row ends when an incarnation has lived for ResetAfter; zero
-// means that it never ends.
+// (0 to 1). A row ends when an incarnation has lived for ResetAfter, without the
+// time in a handler that got stuck; zero means that it never ends.
 type Backoff struct {
 	Start      time.Duration
 	Factor     float64
@@ -84,8 +84,10 @@ type Backoff struct {
 	ResetAfter time.Duration
 }
 
-// Intensity admits Max restarts within any span of length Within; the failure
-// after that gives up. A zero Max admits any number.
+// Intensity admits Max restarts in a row, see Backoff, within any span of length
+// Within; the failure after that gives up. A zero Max admits any number. An actor
+// that lives for ResetAfter each time is in no crash loop, and is restarted for
+// ever.
 type Intensity struct {
 	Max    int
 	Within time.Duration
@@ -97,6 +99,10 @@ type Spec struct {
 	Restart   Class
 	Backoff   Backoff
 	Intensity Intensity
+	// Stuck is how long a handler may run, that of Started and a producer that
+	// runs again included. After that the actor is treated as failed, with
+	// ErrStuck, and its restart replaces it. Zero stands for DefaultStuck.
+	Stuck time.Duration
 	// ShutdownBudget is the time from the request to stop until Stopped,
 	// children included. An actor that needs longer is left behind, so that
 	// its parent can end.
@@ -105,6 +111,10 @@ type Spec struct {
 	Survives string
 	GiveUp   GiveUp
 }
+
+// DefaultStuck is the Stuck of a Spec that gives none. Handlers take
+// microseconds.
+const DefaultStuck = 5 * time.Second
 
 // Validate reports every field that does not make sense.
 func (s Spec) Validate() error {
@@ -118,6 +128,7 @@ func (s Spec) Validate() error {
 	check(s.Restart >= Always && s.Restart <= Never, "no restart class")
 	check(s.GiveUp.verb != giveUpUnset, "no give-up")
 	check(s.ShutdownBudget > 0, "no shutdown budget")
+	check(s.Stuck >= 0, "negative time until stuck")
 	check(s.Intensity.Max >= 0, "negative intensity")
 	check(s.Intensity.Max == 0 || s.Intensity.Within > 0, "intensity without a span")
 	if s.Restart != Never {
@@ -134,7 +145,8 @@ func (s Spec) Validate() error {
 // Table holds the Spec of every kind, by Spec.Kind.
 type Table map[string]Spec
 
-// NewTable builds a Table and reports duplicate and senseless rows.
+// NewTable builds a Table, in which no Stuck is zero, and reports duplicate and
+// senseless rows.
 func NewTable(specs ...Spec) (Table, error) {
 	t := make(Table, len(specs))
 	var errs []error
@@ -142,9 +154,16 @@ func NewTable(specs ...Spec) (Table, error) {
 		if _, dup := t[s.Kind]; dup {
 			errs = append(errs, fmt.Errorf("kind %q: second row", s.Kind))
 		}
-		t[s.Kind] = s
+		t[s.Kind] = s.withDefaults()
 	}
 	return t, errors.Join(append(errs, t.Validate())...)
+}
+
+func (s Spec) withDefaults() Spec {
+	if s.Stuck == 0 {
+		s.Stuck = DefaultStuck
+	}
+	return s
 }
 
 // Validate checks every row, and that its key is its kind.

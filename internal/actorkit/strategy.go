@@ -14,35 +14,45 @@ var _ actor.SupervisorStrategy = (*strategy)(nil)
 
 // HandleFailure implements actor.SupervisorStrategy. The library's own
 // statistics are not used: they grow without bound.
-func (s *strategy) HandleFailure(_ *actor.ActorSystem, supervisor actor.Supervisor, child *actor.PID,
+func (s *strategy) HandleFailure(_ *actor.ActorSystem, _ actor.Supervisor, child *actor.PID,
 	_ *actor.RestartStatistics, reason, message any) {
-	c := s.sys.find(child)
-	if c == nil {
-		return
+	if c := s.sys.find(child); c != nil {
+		name, ok := message.(messageName)
+		if !ok {
+			name = messageName(typeName(bare(message)))
+		}
+		s.failed(c, asFault(reason), string(name))
 	}
+}
+
+// messageName is a message of which only the name of its type is left.
+type messageName string
+
+// failed decides about an actor that failed, in the turn of its parent. A top
+// actor that is stuck has no turn to run it in, and needs none.
+func (s *strategy) failed(c *cell, fault *Fault, message string) {
 	if c.parent != nil && c.parent.phase() != phaseRunning {
 		// The parent ends or restarts, and its children with it.
 		c.mailbox.PostSystemMessage(&actor.Stop{})
 		return
 	}
-	fault := asFault(reason)
 	d, failures := c.judge()
 	if d.restart {
-		s.sys.emit(Event{
+		c.report(Event{
 			Type: EventFailed, Kind: c.kind.spec.Kind, Path: c.path,
-			Message: typeName(message), Fault: fault, Delay: d.delay, Failures: failures,
+			Message: message, Fault: fault, Delay: d.delay, Failures: failures,
 		})
 		c.scheduleRestart(d.delay)
 		return
 	}
-	s.sys.emit(Event{
+	c.report(Event{
 		Type: EventGaveUp, Kind: c.kind.spec.Kind, Path: c.path,
-		Message: typeName(message), Fault: fault, Failures: failures,
+		Message: message, Fault: fault, Failures: failures,
 	})
-	s.giveUp(c, supervisor, fault, failures, message)
+	s.giveUp(c, fault, failures, message)
 }
 
-func (s *strategy) giveUp(c *cell, supervisor actor.Supervisor, fault *Fault, failures int, message any) {
+func (s *strategy) giveUp(c *cell, fault *Fault, failures int, message string) {
 	how := c.kind.spec.GiveUp
 	if c.parent == nil {
 		code := 1
@@ -66,7 +76,7 @@ func (s *strategy) giveUp(c *cell, supervisor actor.Supervisor, fault *Fault, fa
 		// The child stays suspended until the parent's restart stops it.
 		why := &Fault{Reason: &Escalated{Path: c.path, Fault: fault}, Stack: fault.Stack}
 		c.parent.fail(why)
-		supervisor.EscalateFailure(why, message)
+		c.parent.mailbox.invoker.EscalateFailure(why, messageName(message))
 		return
 	case giveUpExit:
 		s.sys.RequestExit(how.code, c.path, fault)

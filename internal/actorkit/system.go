@@ -45,11 +45,12 @@ type System struct {
 	outcome     error         // of Shutdown, valid once finished is closed
 
 	mu      sync.Mutex
-	cells   map[string]*cell  // by path; guarded by mu
-	retired map[string]Totals // of ended actors, by kind; guarded by mu
-	tops    []*cell           // in order of spawning; guarded by mu
-	left    []string          // paths of actors left behind; guarded by mu
-	ending  bool              // guarded by mu
+	cells   map[string]*cell     // by path; guarded by mu
+	retired map[string]KindStats // of ended actors; guarded by mu
+	tops    []*cell              // in order of spawning; guarded by mu
+	left    []string             // paths of actors left behind; guarded by mu
+	ending  bool                 // guarded by mu
+	guard   *watchdog            // from the first actor on; guarded by mu
 }
 
 // ExitRequest asks the process to end.
@@ -74,10 +75,10 @@ func NewSystem(config Config) *System {
 		kinds:  make(map[string]*kind, len(config.Table)),
 		random: rand.Float64, epoch: time.Now(),
 		exits: make(chan ExitRequest, 1), finished: make(chan struct{}),
-		cells: make(map[string]*cell), retired: make(map[string]Totals),
+		cells: make(map[string]*cell), retired: make(map[string]KindStats),
 	}
 	for name, spec := range config.Table {
-		s.kinds[name] = &kind{spec: spec}
+		s.kinds[name] = &kind{spec: spec.withDefaults()}
 	}
 	s.strategy = &strategy{s}
 	s.lib = actor.NewActorSystem(
@@ -112,7 +113,7 @@ func (s *System) Spawn(kind, name string, producer func() Actor) (PID, error) {
 // child, not the parent.
 func SpawnChild(ctx Context, kind, name string, producer func() Actor) (PID, error) {
 	parent := ctx.kit()
-	if parent.phase() != phaseRunning {
+	if parent.suppressed() || parent.phase() != phaseRunning {
 		return nil, fmt.Errorf("spawn %s/%s: %w", parent.path, name, ErrEnding)
 	}
 	if _, taken := parent.children[parent.path+"/"+name]; taken {
@@ -142,15 +143,21 @@ func (s *System) newCell(parent *cell, kindName, name string, producer func() Ac
 		return nil, fmt.Errorf("spawn %s: kind %q: %w", path, kindName, ErrUnknownKind)
 	}
 	c := newCell(s, parent, k, name, path, producer)
+	c.span.origin = origin(parent)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ending && parent == nil {
+	// Looked at under mu, so that whoever takes the parent's turn away finds
+	// either all children or none to come.
+	if s.ending && parent == nil || parent != nil && parent.stale() {
 		return nil, fmt.Errorf("spawn %s: %w", path, ErrEnding)
 	}
 	if _, taken := s.cells[path]; taken || name == "" {
 		return nil, fmt.Errorf("spawn %s: %w", path, ErrNameTaken)
 	}
 	s.cells[path] = c
+	if s.guard == nil {
+		s.guard = startWatchdog(s)
+	}
 	if parent == nil {
 		s.tops = append(s.tops, c)
 	}
@@ -197,16 +204,61 @@ func (s *System) find(pid PID) *cell {
 	return nil
 }
 
+// statsOf returns what is counted about the actor of that path, or nil.
+func (s *System) statsOf(pid PID) *cellStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.cells[Path(pid)]; c != nil {
+		return c.stats
+	}
+	return nil
+}
+
+// childrenOf returns the children that have not ended.
+func (s *System) childrenOf(parent *cell) []*cell {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var children []*cell
+	for _, c := range s.cells {
+		if c.parent == parent {
+			children = append(children, c)
+		}
+	}
+	return children
+}
+
+// adopt puts a cell in the place of another.
+func (s *System) adopt(old, successor *cell) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cells[old.path] == old {
+		s.cells[old.path] = successor
+	}
+	if i := slices.Index(s.tops, old); i >= 0 {
+		s.tops[i] = successor
+	}
+}
+
+// notify delivers a system message.
+func (s *System) notify(pid PID, msg any) {
+	process, _ := s.lib.ProcessRegistry.Get(pid)
+	process.SendSystemMessage(pid, msg)
+}
+
 func (s *System) forget(c *cell) {
+	c.closeFailed()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.cells[c.path] != c {
 		return
 	}
 	delete(s.cells, c.path)
-	t := s.retired[c.kind.spec.Kind]
-	t.add(c.stats.totals())
-	s.retired[c.kind.spec.Kind] = t
+	k := s.retired[c.kind.spec.Kind]
+	k.Kind = c.kind.spec.Kind
+	totals := c.stats.totals()
+	k.Totals.add(&totals)
+	k.Peaks.add(c.stats.peaks())
+	s.retired[k.Kind] = k
 	s.tops = slices.DeleteFunc(s.tops, func(top *cell) bool { return top == c })
 }
 

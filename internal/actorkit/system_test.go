@@ -102,6 +102,41 @@ func TestShutdown(t *testing.T) {
 	})
 }
 
+func TestAChildThatWaitsForItsOwnIsLeftBehindOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		hasty := spec("hasty", func(s *Spec) { s.ShutdownBudget = 100 * time.Millisecond })
+		r, d, dn := newRig(t, Config{}, spec("p"), hasty), &diary{}, &diary{}
+		p := r.spawn("p", "p", probes(d))
+		c := r.child(p, "hasty", "c", probes(&diary{}))
+		slowChild(r, c, "p")
+		r.tell(p, do(func(ctx Context) { ctx.Stop(c) }))
+		time.Sleep(200 * time.Millisecond)
+		r.tell(p, do(func(ctx Context) {
+			if _, err := SpawnChild(ctx, "hasty", "c", probes(dn)); !errors.Is(err, ErrNameTaken) {
+				t.Errorf("while the old one waits: %v", err)
+			}
+		}))
+		// The old one ends at 500 ms: its name is free, and its end, which is no news,
+		// is on its way while the parent is busy. The successor must not be mistaken
+		// for it.
+		r.tell(p, do(func(ctx Context) {
+			time.Sleep(time.Second)
+			if _, err := SpawnChild(ctx, "hasty", "c", probes(dn)); err != nil {
+				t.Error(err)
+			}
+		}))
+		time.Sleep(2 * time.Second)
+		r.tell(p, do(func(ctx Context) {
+			if len(ctx.Children()) != 1 {
+				t.Errorf("children %v", ctx.Children())
+			}
+		}))
+		d.expect(t, "Started", "Terminated p/c")
+		dn.expect(t, "Started")
+		r.stop()
+	})
+}
+
 func TestAChildLeftBehindDoesNotEndItsSuccessor(t *testing.T) {
 	for name, lastWords := range map[string]func(){
 		"by its late end":     func() {},
@@ -121,21 +156,16 @@ func leaveBehind(t *testing.T, lastWords func()) {
 		r.tell(p, do(func(ctx Context) { ctx.Stop(c) }))
 		time.Sleep(500 * time.Millisecond)
 		r.tell(p, do(func(ctx Context) {
-			if _, err := SpawnChild(ctx, "slow", "c", probes(dn)); !errors.Is(err, ErrNameTaken) {
-				t.Errorf("while the old one lives: %v", err)
-			}
-		}))
-		// The old one ends at 1 s: its name is free, its Terminated is on its way
-		// while the parent is kept busy, and the successor must not be mistaken
-		// for it.
-		r.tell(p, do(func(ctx Context) {
-			time.Sleep(time.Second)
 			if _, err := SpawnChild(ctx, "slow", "c", probes(dn)); err != nil {
 				t.Error(err)
 			}
 		}))
+		// The old one returns at 1 s, and must not be mistaken for its successor.
 		time.Sleep(time.Second)
 		synctest.Wait()
+		if n := r.count(EventReturned); n != 1 {
+			t.Errorf("%d handlers returned, want 1", n)
+		}
 		d.expect(t, "Started", "Terminated p/c")
 		dn.expect(t, "Started")
 		r.stop()
@@ -214,7 +244,7 @@ func TestMessagesSentByNameWhileAnActorStartsWait(t *testing.T) {
 		}
 		c := r.find(pid)
 		r.lib.Root.Stop(pid)
-		<-c.done
+		<-c.life.over
 	}
 	close(stop)
 	senders.Wait()

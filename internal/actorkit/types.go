@@ -123,6 +123,11 @@ var (
 	// ErrStoppedItself is the reason of the Fault of an actor of class Always
 	// that stops itself.
 	ErrStoppedItself = errors.New("actor stopped itself")
+	// ErrStuck is wrapped by the reason of the Fault of an actor whose handler ran
+	// for longer than Spec.Stuck.
+	ErrStuck = errors.New("handler does not return")
+	// ErrInjected is wrapped by the reason of a Fault that Inject brought about.
+	ErrInjected = errors.New("injected")
 	// ErrGoexit is the reason of the Fault of a handler that ends its
 	// goroutine.
 	ErrGoexit = errors.New("handler called runtime.Goexit")

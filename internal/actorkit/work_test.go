@@ -239,7 +239,9 @@ func TestGate(t *testing.T) {
 		do   step
 	}{
 		{"handled messages give their places back", func(t *testing.T, r *rig, g *Gate, pid PID) {
+			r.Send(pid, do(func(Context) { time.Sleep(time.Millisecond) }))
 			fill(t, r, g, pid, "x")
+			time.Sleep(2 * time.Millisecond)
 			synctest.Wait()
 		}},
 		{"a message that panics gives its place back at once, those behind it after the restart",

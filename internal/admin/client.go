@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,18 +31,18 @@ type Control struct {
 // Reset asks the gateway for a new key pair and waits until it is in use. When
 // ctx ends first, it may still happen.
 func (c Control) Reset(ctx context.Context) error {
-	return c.do(ctx, http.MethodPost, "/reset", func(io.Reader) error { return nil })
+	return c.do(ctx, http.MethodPost, "/reset", nil, func(io.Reader) error { return nil })
 }
 
 // Status asks the gateway how it is.
 func (c Control) Status(ctx context.Context) (s Status, err error) {
-	err = c.do(ctx, http.MethodGet, "/status", decode(&s, maxAnswer))
+	err = c.do(ctx, http.MethodGet, "/status", nil, decode(&s, maxAnswer))
 	return s, err
 }
 
 // Explain asks the gateway what it would do with a packet.
 func (c Control) Explain(ctx context.Context, q Question) (e Explanation, err error) {
-	err = c.do(ctx, http.MethodGet, "/explain?"+q.query(), decode(&e, maxAnswer))
+	err = c.do(ctx, http.MethodGet, "/explain?"+q.query(), nil, decode(&e, maxAnswer))
 	return e, err
 }
 
@@ -63,12 +64,13 @@ func decode(v any, limit int64) func(io.Reader) error {
 	}
 }
 
-// do sends a request and has the body of a good answer read.
-func (c Control) do(ctx context.Context, method, request string, read func(io.Reader) error) error {
+// do sends a request with a body, which may be nil, and has the body of a good
+// answer read.
+func (c Control) do(ctx context.Context, method, request string, body []byte, read func(io.Reader) error) error {
 	if err := CheckControlPath(c.Path); err != nil {
 		return fmt.Errorf("control socket: %w", err)
 	}
-	r, err := http.NewRequestWithContext(ctx, method, "http://gateway"+request, nil)
+	r, err := http.NewRequestWithContext(ctx, method, "http://gateway"+request, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -104,16 +106,16 @@ func unreachable(err error) error {
 
 // verdict reads an answer.
 func verdict(resp *http.Response) error {
-	switch resp.StatusCode {
-	case http.StatusOK:
+	if resp.StatusCode == http.StatusOK {
 		return nil
-	case http.StatusNotFound, http.StatusMethodNotAllowed:
-		return ErrOtherVersion
 	}
 	var why failure
 	err := json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&why)
-	if err != nil || why.Error == "" {
-		return fmt.Errorf("the gateway answers %s", resp.Status)
+	switch {
+	case err == nil && why.Error != "":
+		return errors.New(why.Error)
+	case resp.StatusCode == http.StatusNotFound, resp.StatusCode == http.StatusMethodNotAllowed:
+		return ErrOtherVersion
 	}
-	return errors.New(why.Error)
+	return fmt.Errorf("the gateway answers %s", resp.Status)
 }

@@ -19,6 +19,7 @@ const (
 	maxConns    = 16
 	maxResets   = 4 // at a time
 	maxLooks    = 4 // of each kind at a time
+	maxFaults   = 4 // at a time
 	maxBody     = 4 << 10
 	readLimit   = 5 * time.Second // for the header, and again for the body
 	resetLimit  = 30 * time.Second
@@ -43,6 +44,9 @@ type Operations struct {
 	Status func(ctx context.Context) (Status, error)
 	// Explain answers a valid question. That the packet would not pass is no error.
 	Explain func(ctx context.Context, q Question) (Explanation, error)
+	// Inject has something go wrong, and returns the actors that it happens to. It
+	// fails on patterns that make no sense.
+	Inject func(f Fault) ([]string, error)
 }
 
 // ControlServer takes orders over HTTP on a Unix socket.
@@ -58,7 +62,9 @@ type ControlServer struct {
 // {} when it was done, else with another status and {"error":"…"}. GET /status
 // is answered with a Status, and GET /explain?client=…&to=… with an Explanation;
 // the client and the destination are written as in Question and
-// ParseDestination.
+// ParseDestination. POST /fault with {"actor":"gateway/peers/*","fault":"delay",
+// "for":"1s","messages":3} is answered with {"actors":[…]}, or without ops.Inject
+// with 404 and the flag that is missing.
 //
 // A missing directory is made. A socket that a dead process left behind is
 // replaced; one on which a process answers is left to it and the error is
@@ -122,17 +128,17 @@ func (o Operations) mux() *http.ServeMux {
 	if o.Explain != nil {
 		mux.HandleFunc("GET /explain", limited(maxLooks, o.explain))
 	}
+	if o.Inject != nil {
+		mux.HandleFunc("POST /fault", limited(maxFaults, o.fault))
+	} else {
+		mux.HandleFunc("POST /fault", noFaults)
+	}
 	return mux
 }
 
 func (o Operations) reset(w http.ResponseWriter, r *http.Request) {
 	var request struct{}
-	if err := readBody(w, r, &request); err != nil {
-		status := http.StatusBadRequest
-		if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-			status = http.StatusRequestEntityTooLarge
-		}
-		refuse(w, status, err)
+	if !read(w, r, &request) {
 		return
 	}
 	ctx, cancel := context.WithTimeoutCause(r.Context(), resetLimit, errTooLong)
@@ -205,6 +211,20 @@ func closeAbove(n int64) func(net.Conn, http.ConnState) {
 	}
 }
 
+// read is readBody, and answers if that fails.
+func read(w http.ResponseWriter, r *http.Request, v any) bool {
+	err := readBody(w, r, v)
+	if err == nil {
+		return true
+	}
+	status := http.StatusBadRequest
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+		status = http.StatusRequestEntityTooLarge
+	}
+	refuse(w, status, err)
+	return false
+}
+
 // readBody decodes a body of one JSON object without unknown fields into v. No
 // body leaves v as it is.
 func readBody(w http.ResponseWriter, r *http.Request, v any) error {
@@ -212,20 +232,28 @@ func readBody(w http.ResponseWriter, r *http.Request, v any) error {
 	if err := deadline.SetReadDeadline(time.Now().Add(readLimit)); err != nil {
 		return err
 	}
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	// The server watches for the client's going away once the body is read to its
+	// end.
+	if err := decodeBody(http.MaxBytesReader(w, r.Body, maxBody), v); err != nil {
+		return fmt.Errorf("body: %w", err)
+	}
+	return deadline.SetReadDeadline(time.Time{})
+}
+
+// decodeBody reads r to its end.
+func decodeBody(r io.Reader, v any) error {
+	d := json.NewDecoder(r)
 	d.DisallowUnknownFields()
 	err := d.Decode(v)
 	if err == nil {
-		// The server watches for the client's going away once the body is read
-		// to its end.
 		if _, err = d.Token(); err == nil {
 			err = errors.New("more than one value")
 		}
 	}
-	if !errors.Is(err, io.EOF) {
-		return fmt.Errorf("body: %w", err)
+	if errors.Is(err, io.EOF) {
+		return nil
 	}
-	return deadline.SetReadDeadline(time.Time{})
+	return err
 }
 
 func refuse(w http.ResponseWriter, status int, err error) { answer(w, status, failure{err.Error()}) }

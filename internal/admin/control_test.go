@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"firezone-gateway/internal/hammer"
 )
 
 // patience bounds the wait for something that has to happen.
@@ -345,7 +347,11 @@ func TestASilentConnectionIsClosed(t *testing.T) {
 	}
 }
 
-func FuzzReset(f *testing.F) {
+func FuzzReset(f *testing.F) { fuzzReset(f) }
+
+func TestHammerReset(t *testing.T) { hammer.Test(t, "FuzzReset", fuzzReset) }
+
+func fuzzReset(f hammer.F) {
 	for _, seed := range []string{"", "{}", "null", "{}x", "\v", `{"a":1}`, "[", strings.Repeat("[", maxBody), strings.Repeat(" ", maxBody+1)} {
 		f.Add([]byte(seed))
 	}

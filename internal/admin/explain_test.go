@@ -8,6 +8,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"firezone-gateway/internal/hammer"
 )
 
 func question(to string) Question {
@@ -61,7 +63,13 @@ func TestParseDestination(t *testing.T) {
 	}
 }
 
-func FuzzParseDestination(f *testing.F) {
+func FuzzParseDestination(f *testing.F) { fuzzParseDestination(f) }
+
+func TestHammerParseDestination(t *testing.T) {
+	hammer.Test(t, "FuzzParseDestination", fuzzParseDestination)
+}
+
+func fuzzParseDestination(f hammer.F) {
 	for _, seed := range []string{"10.0.0.5:443/tcp", "[2001:db8::5]:53/udp", "a.b/icmp", "::1/icmp", "[::ffff:1.2.3.4]:1", "", ":/", "[]:1"} {
 		f.Add(seed)
 	}

@@ -156,9 +156,11 @@ type DNS struct {
 type Actor struct {
 	Path        string    `json:"path"`
 	Kind        string    `json:"kind"`
-	State       string    `json:"state"` // starting, running, failed, restarting or stopping
+	State       string    `json:"state"` // starting, running, failed, stuck, restarting or stopping
 	Restarts    uint64    `json:"restarts"`
 	Failures    uint64    `json:"failures"`
+	Stuck       uint64    `json:"stuck"`    // failures that were handlers which did not return
+	Injected    uint64    `json:"injected"` // effects of POST /fault
 	LastFailure string    `json:"last_failure,omitempty"`
 	FailedAt    time.Time `json:"failed_at,omitzero"`
 	Mailbox     int       `json:"mailbox"` // messages that wait

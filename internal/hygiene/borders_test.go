@@ -56,6 +56,10 @@ var layers = map[string]layer{
 	"internal/lab/tour":          lab,
 	"internal/lab/natmatrix":     lab,
 	"internal/lab/scale":         lab,
+	"internal/lab/chaos":         lab,
+	"internal/lab/traces":        lab,
+	"internal/lab/collector":     lab, // a module of its own
+	"internal/lab/labtest":       lab,
 	"internal/lab/net":           labPart,
 	"internal/lab/natbox":        labPart,
 	"internal/lab/client":        labPart,
@@ -63,6 +67,7 @@ var layers = map[string]layer{
 	"internal/lab/relay":         labPart,
 	"internal/lab/resource":      labPart,
 	"internal/hygiene":           checking,
+	"internal/hammer":            checking,
 }
 
 // planned packages have their layer but need not exist.

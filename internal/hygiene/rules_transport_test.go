@@ -48,7 +48,7 @@ var transport = rules{
 	35: {{inICE, "TestT35IdleConnectionsAreCheckedEvery25Seconds", "a client that is asleep"}, {inICE, "TestIdleConnections", "one check in 25 s for all pairs together"}},
 	36: {{inPortal, "TestSessionJoin", "rule 39: no join is followed by a capability that the gateway lacks"}, {inLabPortal, "TestIcelessNeedsBothSidesAndTheFlag", ""}},
 	37: {{inPortal, "TestDecodeGrants", "create_authorization without expires_at"}, {inTour, "TestTourWithAnOlderPortal", ""}},
-	38: {{inTURN, "FuzzClient", ""}, {inActors, "TestARelayAllocatesAgainAfterACrash", ""}, {inActors, "TestUpdatesAddReplaceAndDropRelays", ""}},
+	38: {{inTURN, "FuzzClient", ""}, {inActors, "TestAnAllocationThatIsNotIntactIsMadeAnew", ""}, {inActors, "TestUpdatesAddReplaceAndDropRelays", ""}},
 	39: {{inTURN, "TestT39ChannelsAreTheOnlyWay", ""}, {inActors, "TestAChannelIsBoundOnDemand", ""}, {inActors, "TestChannelsCarryDatagramsOfAgents", "through the relay"}},
 	40: {{inTransport, "TestRelayedSending", ""}, {inTransport, "TestDemultiplexing", "padded ChannelData"}},
 	41: {{inTURN, "TestT41NumbersRiseWrapAndEnd", ""}, {inTransport, "TestChannelTable", ""}, {inTransport, "TestNumbersOfTheProtocol", ""}},

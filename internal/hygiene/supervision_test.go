@@ -54,7 +54,7 @@ func TestBetweenFindsTheMarks(t *testing.T) {
 
 func TestRenderTableShowsWhatMatters(t *testing.T) {
 	table, err := actorkit.NewTable(
-		actorkit.Spec{Kind: "b", Restart: actorkit.Never, ShutdownBudget: time.Second, Survives: "nothing", GiveUp: actorkit.Exit(1)},
+		actorkit.Spec{Kind: "b", Restart: actorkit.Never, Stuck: time.Minute, ShutdownBudget: time.Second, Survives: "nothing", GiveUp: actorkit.Exit(1)},
 		actorkit.Spec{
 			Kind: "a", Restart: actorkit.OnFailure, ShutdownBudget: 2 * time.Second, Survives: "all", GiveUp: actorkit.Degrade,
 			Backoff:   actorkit.Backoff{Start: 20 * time.Millisecond, Factor: 2, Cap: 5 * time.Second, Jitter: 0.3, ResetAfter: time.Minute},
@@ -66,8 +66,8 @@ func TestRenderTableShowsWhatMatters(t *testing.T) {
 	}
 	rows := strings.Split(strings.TrimSpace(renderTable(table)), "\n")
 	want := []string{
-		"| `a` | on failure | 20ms ×2 up to 5s, less 0 to 30 %; anew after 1m0s | more than 20 in 5m0s: degrade | all | 2s |",
-		"| `b` | never | – | first failure: exit 1 | nothing | 1s |",
+		"| `a` | on failure | 20ms ×2 up to 5s, less 0 to 30 %; anew after 1m0s of health | more than 20 in a row in 5m0s: degrade | all | 5s | 2s |",
+		"| `b` | never | – | first failure: exit 1 | nothing | 1m0s | 1s |",
 	}
 	if got := rows[2:]; !slices.Equal(got, want) {
 		t.Errorf("rows are\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -77,11 +77,11 @@ func TestRenderTableShowsWhatMatters(t *testing.T) {
 // renderTable makes the Markdown form of a supervision table.
 func renderTable(table actorkit.Table) string {
 	var b strings.Builder
-	b.WriteString("| actor | restarts | after | gives up at | survives a restart | ends within |\n| --- | --- | --- | --- | --- | --- |\n")
+	b.WriteString("| actor | restarts | after | gives up at | survives a restart | stuck after | ends within |\n| --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, kind := range slices.Sorted(maps.Keys(table)) {
 		s := table[kind]
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s | %s |\n",
-			kind, s.Restart, delays(s), giveUp(s), s.Survives, s.ShutdownBudget)
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s | %s | %s |\n",
+			kind, s.Restart, delays(s), giveUp(s), s.Survives, s.Stuck, s.ShutdownBudget)
 	}
 	return b.String()
 }
@@ -93,7 +93,7 @@ func delays(s actorkit.Spec) string {
 	b := s.Backoff
 	text := fmt.Sprintf("%s ×%g up to %s, less 0 to %g %%", b.Start, b.Factor, b.Cap, b.Jitter*100)
 	if b.ResetAfter > 0 {
-		text += fmt.Sprintf("; anew after %s", b.ResetAfter)
+		text += fmt.Sprintf("; anew after %s of health", b.ResetAfter)
 	}
 	return text
 }
@@ -105,7 +105,7 @@ func giveUp(s actorkit.Spec) string {
 	case s.Intensity.Max == 0:
 		return "never"
 	}
-	return fmt.Sprintf("more than %d in %s: %s", s.Intensity.Max, s.Intensity.Within, s.GiveUp)
+	return fmt.Sprintf("more than %d in a row in %s: %s", s.Intensity.Max, s.Intensity.Within, s.GiveUp)
 }
 
 // between splits text at the first begin and the end that follows. The marks stay

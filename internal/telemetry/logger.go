@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,6 +28,13 @@ const DefaultTarget = "gateway"
 // targetKey is the attribute that names a logger's target.
 const targetKey = "target"
 
+// The fields that lead to a trace (OpenTelemetry specification, trace context in
+// logs of other formats).
+const (
+	keyTrace = "trace_id"
+	keySpan  = "span_id"
+)
+
 // NewLogger makes a logger that writes one line per record to w, each with one
 // call of Write. See parseDirectives for the directives.
 //
@@ -37,7 +45,8 @@ const targetKey = "target"
 // with colours if w is a terminal and NO_COLOR is not set. JSON lines are
 // objects with timestamp, level, target and message, and the fields next to
 // them. Groups join their names with dots, and what could end the line or
-// drive a terminal is escaped.
+// drive a terminal is escaped. A record whose context has a span ends with the
+// fields trace_id and span_id.
 func NewLogger(w io.Writer, format Format, directives string) (*slog.Logger, error) {
 	f, err := parseDirectives(directives)
 	if err != nil {
@@ -135,13 +144,16 @@ func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
 }
 
 // Handle implements slog.Handler.
-func (h *handler) Handle(_ context.Context, r slog.Record) error {
+func (h *handler) Handle(ctx context.Context, r slog.Record) error {
 	l := line{at: r.Time, level: r.Level, target: h.target, message: r.Message}
 	l.fields = append(make([]field, 0, len(h.fields)+r.NumAttrs()), h.fields...)
 	r.Attrs(func(a slog.Attr) bool {
 		l.fields = appendField(l.fields, h.prefix, a)
 		return true
 	})
+	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
+		l.fields = append(l.fields, field{keyTrace, slog.StringValue(span.TraceID().String())}, field{keySpan, slog.StringValue(span.SpanID().String())})
+	}
 	h.out.mu.Lock()
 	defer h.out.mu.Unlock()
 	buf := h.encode.encode(h.out.buf[:0], &l)

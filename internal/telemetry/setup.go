@@ -5,21 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
-	"os"
-	"strings"
+	"net/http"
 	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetricgrpc"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
 	"go.opentelemetry.io/otel/metric"
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/resource"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
 )
@@ -33,9 +28,11 @@ type Config struct {
 	ServiceName    string
 	ServiceVersion string
 	InstanceID     string
-	// Endpoint is a host:port or a URL, and wins over the environment. Without
-	// the scheme https the connection is not encrypted.
+	// Endpoint is a host:port or a URL of a gRPC receiver, and wins over the
+	// environment. Without the scheme https the connection is not encrypted.
 	Endpoint string
+	// Prometheus says that somebody serves Providers.Prometheus.
+	Prometheus bool
 	// Logger receives the exporters' errors, at most one a minute. Nil
 	// discards them.
 	Logger *slog.Logger
@@ -46,34 +43,44 @@ type Config struct {
 type Providers struct {
 	Tracer trace.TracerProvider
 	Meter  metric.MeterProvider
+	// Histograms go wherever Meter's metrics go.
+	Histograms *Histograms
+	// Prometheus answers a scrape with all metrics. It is nil if the
+	// configuration or OTEL_METRICS_EXPORTER does not want it.
+	Prometheus http.Handler
+
+	keeper *keeper // nil unless some traces are not sampled
 }
 
-// Setup connects the exporters for traces and metrics (OTLP over gRPC). A
-// signal is exported if config.Endpoint, OTEL_EXPORTER_OTLP_ENDPOINT or its
-// own OTEL_EXPORTER_OTLP_{TRACES,METRICS}_ENDPOINT is set, unless
-// OTEL_SDK_DISABLED is true or its OTEL_{TRACES,METRICS}_EXPORTER is none. The
-// other OTEL_* variables of the SDK apply, and those about the resource win
-// over config. A collector that is away is no error and blocks nothing.
+// Setup connects the exporters for traces and metrics. A signal is sent by OTLP
+// if config.Endpoint, OTEL_EXPORTER_OTLP_ENDPOINT or its own
+// OTEL_EXPORTER_OTLP_{TRACES,METRICS}_ENDPOINT is set, and metrics are kept for
+// Prometheus if config.Prometheus is set. OTEL_TRACES_EXPORTER (otlp, none) and
+// OTEL_METRICS_EXPORTER (otlp, prometheus, both with a comma between, none) choose
+// otherwise, and OTEL_SDK_DISABLED=true switches everything off. OTLP is spoken
+// over gRPC or, if OTEL_EXPORTER_OTLP_PROTOCOL or that of the signal says so,
+// http/protobuf. The other OTEL_* variables of the SDK apply, and those about the
+// resource win over config. A collector that is away is no error and blocks
+// nothing.
 //
 // The returned function flushes and ends the exporters within 2 s; it may be
 // called more than once.
 func Setup(ctx context.Context, config Config) (*Providers, func(context.Context) error, error) {
-	p := &Providers{Tracer: tracenoop.NewTracerProvider(), Meter: metricnoop.NewMeterProvider()}
+	p := &Providers{
+		Tracer: tracenoop.NewTracerProvider(), Meter: metricnoop.NewMeterProvider(),
+		Histograms: &Histograms{start: time.Now()},
+	}
 	none := func(context.Context) error { return nil }
-	traces, err := wanted("TRACES", config.Endpoint)
+	traces, err := wanted("TRACES", config)
 	if err != nil {
 		return nil, nil, err
 	}
-	metrics, err := wanted("METRICS", config.Endpoint)
+	metrics, err := wanted("METRICS", config)
 	if err != nil {
 		return nil, nil, err
 	}
-	if !traces && !metrics {
+	if traces == (choice{}) && metrics == (choice{}) {
 		return p, none, nil
-	}
-	endpoint, err := endpointURL(config.Endpoint)
-	if err != nil {
-		return nil, nil, err
 	}
 	res, err := describe(ctx, config)
 	if err != nil {
@@ -81,20 +88,19 @@ func Setup(ctx context.Context, config Config) (*Providers, func(context.Context
 	}
 
 	var ends []func(context.Context) error
-	if traces {
-		tp, end, err := newTracer(ctx, endpoint, res)
+	if traces.otlp {
+		tp, end, err := p.newTracer(ctx, traces, res)
 		if err != nil {
 			return nil, nil, err
 		}
 		p.Tracer = tp
 		ends = append(ends, end)
 	}
-	if metrics {
-		mp, end, err := newMeter(ctx, endpoint, res)
+	if metrics != (choice{}) {
+		end, err := p.meter(ctx, metrics, res)
 		if err != nil {
 			return nil, nil, errors.Join(err, endAll(ctx, ends))
 		}
-		p.Meter = mp
 		ends = append(ends, end)
 	}
 	if config.Logger != nil {
@@ -108,53 +114,6 @@ func Setup(ctx context.Context, config Config) (*Providers, func(context.Context
 		once.Do(func() { result = endAll(ctx, ends) })
 		return result
 	}, nil
-}
-
-// wanted reports whether a signal is to be exported.
-func wanted(signal, endpoint string) (bool, error) {
-	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") {
-		return false, nil
-	}
-	key := "OTEL_" + signal + "_EXPORTER"
-	switch exporter := os.Getenv(key); exporter {
-	case "none":
-		return false, nil
-	case "", "otlp":
-	default:
-		return false, fmt.Errorf("%s is %q: want otlp or none", key, exporter)
-	}
-	if endpoint == "" && os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" &&
-		os.Getenv("OTEL_EXPORTER_OTLP_"+signal+"_ENDPOINT") == "" {
-		return false, nil
-	}
-	for _, key := range []string{"OTEL_EXPORTER_OTLP_" + signal + "_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"} {
-		protocol := os.Getenv(key)
-		if protocol == "grpc" {
-			break
-		}
-		if protocol != "" {
-			return false, fmt.Errorf("%s is %q: want grpc", key, protocol)
-		}
-	}
-	return true, nil
-}
-
-// endpointURL gives endpoint a scheme. The exporters ignore what they cannot
-// parse, so it is checked here.
-func endpointURL(endpoint string) (string, error) {
-	if endpoint == "" {
-		return "", nil
-	}
-	if !strings.Contains(endpoint, "://") {
-		endpoint = "http://" + endpoint
-	}
-	u, err := url.Parse(endpoint)
-	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-		// Not the text itself, nor the parser's error, which quotes it: a URL
-		// may carry credentials.
-		return "", errors.New("telemetry endpoint: want host:port, or a URL with http or https")
-	}
-	return endpoint, nil
 }
 
 func describe(ctx context.Context, config Config) (*resource.Resource, error) {
@@ -174,31 +133,46 @@ func describe(ctx context.Context, config Config) (*resource.Resource, error) {
 	return res, nil
 }
 
-func newTracer(ctx context.Context, endpoint string, res *resource.Resource) (trace.TracerProvider, func(context.Context) error, error) {
-	var options []otlptracegrpc.Option
-	if endpoint != "" {
-		options = append(options, otlptracegrpc.WithEndpointURL(endpoint))
+func (p *Providers) newTracer(ctx context.Context, to choice, res *resource.Resource) (trace.TracerProvider, func(context.Context) error, error) {
+	sample, err := samplingFromEnv()
+	if err != nil {
+		return nil, nil, err
 	}
-	exporter, err := otlptracegrpc.New(ctx, options...)
+	if sample.none {
+		return tracenoop.NewTracerProvider(), func(context.Context) error { return nil }, nil
+	}
+	exporter, err := to.traceExporter(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("trace exporter: %w", err)
 	}
-	tp := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(res))
+	tp, kept := sample.provider(exporter, res)
+	p.keeper = kept
 	return tp, both(tp.Shutdown, exporter.Shutdown), nil
 }
 
-func newMeter(ctx context.Context, endpoint string, res *resource.Resource) (metric.MeterProvider, func(context.Context) error, error) {
-	var options []otlpmetricgrpc.Option
-	if endpoint != "" {
-		options = append(options, otlpmetricgrpc.WithEndpointURL(endpoint))
+// meter makes p.Meter and what it feeds.
+func (p *Providers) meter(ctx context.Context, to choice, res *resource.Resource) (func(context.Context) error, error) {
+	options := []sdkmetric.Option{sdkmetric.WithResource(res)}
+	leave := func(context.Context) error { return nil }
+	if to.prometheus {
+		reader, handler, err := newPrometheus(p.Histograms)
+		if err != nil {
+			return nil, fmt.Errorf("prometheus: %w", err)
+		}
+		p.Prometheus = handler
+		options = append(options, sdkmetric.WithReader(reader))
 	}
-	exporter, err := otlpmetricgrpc.New(ctx, options...)
-	if err != nil {
-		return nil, nil, fmt.Errorf("metric exporter: %w", err)
+	if to.otlp {
+		exporter, err := to.metricExporter(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("metric exporter: %w", err)
+		}
+		leave = exporter.Shutdown
+		options = append(options, sdkmetric.WithReader(sdkmetric.NewPeriodicReader(exporter, sdkmetric.WithProducer(p.Histograms))))
 	}
-	mp := sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewPeriodicReader(exporter)),
-		sdkmetric.WithResource(res))
-	return mp, both(mp.Shutdown, exporter.Shutdown), nil
+	mp := sdkmetric.NewMeterProvider(options...)
+	p.Meter = mp
+	return both(mp.Shutdown, leave), nil
 }
 
 // both ends a provider and, if that did not finish in time, its exporter: the
