@@ -9,10 +9,11 @@ import (
 
 type benchCommand struct {
 	daemonFlags
-	Rounds  int     `name:"rounds" default:"5" help:"Rounds; each measures both ways in both directions."`
-	Seconds float64 `name:"seconds" default:"4" help:"Duration of each direction of each round."`
-	Relayed bool    `name:"relayed" xor:"way" help:"Compare the gateway with itself: through a relay and directly."`
-	DNS     bool    `name:"dns" xor:"way" help:"Compare the gateway with itself: by a DNS resource and by a CIDR resource."`
+	Rounds    int     `name:"rounds" default:"5" help:"Rounds; each measures both ways in both directions."`
+	Seconds   float64 `name:"seconds" default:"4" help:"Duration of each direction of each round."`
+	Relayed   bool    `name:"relayed" xor:"way" help:"Compare the gateway with itself: through a relay and directly."`
+	DNS       bool    `name:"dns" xor:"way" help:"Compare the gateway with itself: by a DNS resource and by a CIDR resource."`
+	Telemetry bool    `name:"telemetry" xor:"way" help:"Compare the gateway with itself: with all telemetry on and without."`
 }
 
 // Help implements kong.HelpProvider.
@@ -37,9 +38,15 @@ other by its address. Both are on the same host, both go directly. The
 difference is small: where other work is on the machine, take many short rounds
 and the median of their ratios, or the gigabits per CPU second.
 
+With --telemetry two gateways are compared, each in a network of its own. From
+one come traces of everything and metrics every second over OTLP, and it is
+scraped every second; from the other nothing. The run fails if any of that did
+not arrive.
+
   firezone-lab bench                                  against wireguard-go
   firezone-lab bench --relayed                        what a relay costs
   firezone-lab bench --dns --rounds=30 --seconds=0.5  what DNS resources cost
+  firezone-lab bench --telemetry --rounds=100 --seconds=0.25
   firezone-lab bench --relayed --json | jq .ratio_to_resource.medians`
 }
 
@@ -66,7 +73,7 @@ func (c *benchCommand) Run(s *session) error {
 
 // options returns what the command line says of a run.
 func (c *benchCommand) options() bench.Options {
-	return bench.Options{TUNDriver: c.TUNDriver, LogDir: c.LogDir, Rounds: c.Rounds, Seconds: c.Seconds, Relayed: c.Relayed, DNS: c.DNS}
+	return bench.Options{TUNDriver: c.TUNDriver, LogDir: c.LogDir, Rounds: c.Rounds, Seconds: c.Seconds, Relayed: c.Relayed, DNS: c.DNS, Telemetry: c.Telemetry}
 }
 
 type plainCommand struct {

@@ -38,6 +38,8 @@ Try these:
   firezone-lab bench --dns      throughput by a DNS resource against a CIDR resource
   firezone-lab scale            a thousand clients, and what each costs
   firezone-lab test nat         every pair of NATs, against theory
+  firezone-lab chaos            parts of the gateway fail under traffic
+  firezone-lab trace            one authorisation as a tree, out of a real Collector
   firezone-lab portal           a portal for real gateways and clients
 
 Exit code: 0 when every promise held, 1 when one did not or the lab could not
@@ -48,6 +50,8 @@ type cli struct {
 	Bench benchCommand  `cmd:"" help:"Measure one TCP stream through the gateway and through plain wireguard-go in its place, through a relay and directly, or by a DNS resource and by a CIDR resource."`
 	Scale scaleCommand  `cmd:"" help:"Connect a thousand simulated clients and measure what each of them costs the gateway."`
 	Test  testCommand   `cmd:"" name:"test" help:"Take the gateway through many deployments."`
+	Chaos chaosCommand  `cmd:"" help:"Let parts of the gateway fail, one a second, under traffic, and hold that nobody notices."`
+	Trace traceCommand  `cmd:"" help:"Draw one authorisation as it arrives at an OpenTelemetry Collector: every step with its duration, events and links."`
 	Serve portalCommand `cmd:"" name:"portal" help:"Run the development portal alone, for real gateways, clients and relays."`
 	Plain plainCommand  `cmd:"" name:"plain-wireguard" hidden:"" help:"The middle process of bench that the gateway is compared with."`
 

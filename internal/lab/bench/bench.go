@@ -10,7 +10,9 @@
 //
 // Two runs compare the gateway with itself, by the ways of two clients: a relayed
 // run has one that reaches the gateway through a relay only, a DNS run one that
-// reaches the resource by a domain, through the gateway's address translation.
+// reaches the resource by a domain, through the gateway's address translation. A
+// telemetry run compares a gateway that tells all about itself with one that
+// tells nothing, each in a network of its own.
 package bench
 
 import (
@@ -39,12 +41,13 @@ type Options struct {
 	Plain     []string
 	Rounds    int
 	Seconds   float64 // of each direction of each round
-	// Relayed and DNS compare the gateway with itself, so that Plain is not used:
-	// through a relay and directly, or by a DNS resource and by a CIDR resource.
-	// One excludes the other.
-	Relayed bool
-	DNS     bool
-	LogDir  string // for the daemon's log; "" keeps none
+	// Relayed, DNS and Telemetry compare the gateway with itself, so that Plain is
+	// not used: through a relay and directly, by a DNS resource and by a CIDR
+	// resource, or with and without telemetry. One excludes the others.
+	Relayed   bool
+	DNS       bool
+	Telemetry bool
+	LogDir    string // for the daemon's log; "" keeps none
 	// Progress is told what happens, in words; nil for nobody.
 	Progress func(format string, args ...any)
 }
@@ -57,8 +60,8 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	if o.Rounds < 1 || o.Seconds <= 0 {
 		return Report{}, errors.New("at least one round of some seconds is needed")
 	}
-	if o.Relayed && o.DNS {
-		return Report{}, errors.New("a relayed run and a DNS run are two runs")
+	if o.Relayed && o.DNS || o.Relayed && o.Telemetry || o.DNS && o.Telemetry {
+		return Report{}, errors.New("a relayed run, a DNS run and a telemetry run are different runs")
 	}
 	if o.Progress == nil {
 		o.Progress = func(string, ...any) {}
@@ -68,6 +71,9 @@ func Run(ctx context.Context, o Options) (Report, error) {
 		return Report{}, err
 	}
 	report, err := rig.measure(ctx)
+	if err == nil {
+		err = rig.observer.complete()
+	}
 	return report, errors.Join(err, rig.close())
 }
 
@@ -79,12 +85,14 @@ var (
 
 // rig is everything a run needs.
 type rig struct {
-	options Options
-	net     *labnet.TwoHop
-	ways    []way
-	relay   *relay.Server
-	files   []labnet.File  // that the daemon sees in the place of the system's
-	closers []func() error // in the order of their making
+	options  Options
+	net      *labnet.TwoHop
+	ways     []way
+	relay    *relay.Server
+	observer *observer      // of a telemetry run
+	files    []labnet.File  // that the daemon sees in the place of the system's
+	env      []string       // of the daemon
+	closers  []func() error // in the order of their making
 }
 
 // way is one of the two things compared.
@@ -109,7 +117,32 @@ func newRig(ctx context.Context, o Options) (*rig, error) {
 	return r, nil
 }
 
-func (r *rig) build(ctx context.Context) (err error) {
+func (r *rig) build(ctx context.Context) error {
+	if err := r.addNetwork(); err != nil {
+		return err
+	}
+	switch {
+	case r.options.Relayed:
+		return r.buildRelayed(ctx)
+	case r.options.DNS:
+		return r.buildDNS(ctx)
+	case r.options.Telemetry:
+		return r.buildTelemetry(ctx)
+	}
+	// The relay has the client's address, so that a path to the middle is
+	// certainly direct.
+	ours := way{name: "firezone-gateway", client: r.net.Client, granted: byAddress}
+	if err := r.addGateway(ctx, r.net.Middle, r.net.Client, ours); err != nil {
+		return err
+	}
+	if err := r.addPlain(ctx); err != nil {
+		return fmt.Errorf("plain WireGuard: %w", err)
+	}
+	return nil
+}
+
+// addNetwork makes the network with the resource in it.
+func (r *rig) addNetwork() (err error) {
 	if r.net, err = labnet.NewTwoHop(); err != nil {
 		return err
 	}
@@ -123,21 +156,6 @@ func (r *rig) build(ctx context.Context) (err error) {
 			return err
 		}
 		r.closers = append(r.closers, server.Close)
-	}
-	switch {
-	case r.options.Relayed:
-		return r.buildRelayed(ctx)
-	case r.options.DNS:
-		return r.buildDNS(ctx)
-	}
-	// The relay has the client's address, so that a path to the middle is
-	// certainly direct.
-	ours := way{name: "firezone-gateway", client: r.net.Client, granted: byAddress}
-	if err := r.addGateway(ctx, r.net.Middle, r.net.Client, ours); err != nil {
-		return err
-	}
-	if err := r.addPlain(ctx); err != nil {
-		return fmt.Errorf("plain WireGuard: %w", err)
 	}
 	return nil
 }

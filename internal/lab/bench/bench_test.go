@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -17,64 +16,20 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"firezone-gateway/internal/lab/client"
-	"firezone-gateway/internal/lab/gateway"
+	"firezone-gateway/internal/lab/labtest"
 	labnet "firezone-gateway/internal/lab/net"
 	"firezone-gateway/internal/lab/resource"
 )
 
-const (
-	// builtVariable hands the daemon on to the process in a user namespace.
-	builtVariable = "LAB_BENCH_TEST_BUILT"
-	// plainArgument makes the test binary the plain process in the middle.
-	plainArgument = "plain-wireguard-child"
-)
-
-var (
-	daemon       string
-	errIsolation error
-)
+// plainArgument makes the test binary the plain process in the middle.
+const plainArgument = "plain-wireguard-child"
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == plainArgument {
 		os.Exit(plainChild(os.Args[2:]))
 	}
-	dir, err := built()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	daemon = filepath.Join(dir, "firezone-gateway")
-	errIsolation = labnet.EnsureIsolated()
-	if errIsolation == nil {
-		errIsolation = labnet.CheckTUN()
-	}
-	code := m.Run()
-	os.RemoveAll(dir)
-	if code == 0 {
-		if err := goleak.Find(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
-
-func built() (string, error) {
-	if dir := os.Getenv(builtVariable); dir != "" {
-		return dir, nil
-	}
-	dir, err := os.MkdirTemp("", "bench-test-")
-	if err != nil {
-		return "", err
-	}
-	_, err = gateway.Build(context.Background(), dir)
-	if err != nil {
-		return "", errors.Join(err, os.RemoveAll(dir))
-	}
-	return dir, os.Setenv(builtVariable, dir)
+	labtest.Main(m)
 }
 
 // plainChild reads its flags as firezone-lab does.
@@ -100,53 +55,41 @@ func plainChild(args []string) int {
 	return 0
 }
 
-func needNamespaces(t *testing.T) {
-	t.Helper()
-	if errIsolation == nil {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal(errIsolation)
-	}
-	t.Skip(errIsolation)
-}
-
 func options(t *testing.T) Options {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Options{Gateway: daemon, Plain: []string{self, plainArgument}, Rounds: 1, Seconds: 0.3}
+	return Options{Gateway: labtest.Daemon(), Plain: []string{self, plainArgument}, Rounds: 1, Seconds: 0.3}
 }
 
 func TestRunMeasuresBothWays(t *testing.T) {
 	for _, c := range []struct {
-		name         string
-		relayed, dns bool
-		ways         [2]string
+		name   string
+		choose func(*Options)
+		ways   [2]string
 	}{
-		{"the gateway and plain WireGuard", false, false, [2]string{"firezone-gateway", "plain WireGuard"}},
-		{"through a relay and directly", true, false, [2]string{"relayed", "direct"}},
-		{"by a DNS resource and by a CIDR resource", false, true, [2]string{"DNS resource", "CIDR resource"}},
+		{"the gateway and plain WireGuard", func(*Options) {}, [2]string{"firezone-gateway", "plain WireGuard"}},
+		{"through a relay and directly", func(o *Options) { o.Relayed, o.Plain = true, nil }, [2]string{"relayed", "direct"}},
+		{"by a DNS resource and by a CIDR resource", func(o *Options) { o.DNS, o.Plain = true, nil }, [2]string{"DNS resource", "CIDR resource"}},
+		{"with and without telemetry", func(o *Options) { o.Telemetry, o.Plain = true, nil }, [2]string{"telemetry on", "telemetry off"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			needNamespaces(t)
+			labtest.NeedNamespaces(t)
 			if raceDetector {
 				t.Skip("throughput under the race detector says nothing")
 			}
 			o := options(t)
-			o.Relayed, o.DNS, o.Rounds, o.LogDir = c.relayed, c.dns, 2, t.TempDir()
-			if c.relayed || c.dns {
-				o.Plain = nil
-			}
+			o.Rounds, o.LogDir = 2, t.TempDir()
+			c.choose(&o)
 			report, err := Run(t.Context(), o)
 			if err != nil {
 				t.Fatal(err)
 			}
 			wantMeasured(t, report, c.ways)
 			// Which way the bytes went is what Run itself holds for each stream.
-			if got := report.Ways[0].To.Forwarded > 0 && report.Ways[0].From.Forwarded > 0; got != c.relayed {
+			if got := report.Ways[0].To.Forwarded > 0 && report.Ways[0].From.Forwarded > 0; got != o.Relayed {
 				t.Errorf("relay had to do with both directions: %v", got)
 			}
 			if log, err := os.ReadFile(filepath.Join(o.LogDir, "bench-gateway.log")); err != nil || len(log) == 0 {
@@ -180,7 +123,7 @@ func wantMeasured(t *testing.T, report Report, ways [2]string) {
 }
 
 func TestADNSRunNeedsTheTranslationOnOneWayOnly(t *testing.T) {
-	needNamespaces(t)
+	labtest.NeedNamespaces(t)
 	o := options(t)
 	o.DNS = true
 	r, err := newRig(t.Context(), o)
@@ -206,7 +149,7 @@ func TestADNSRunNeedsTheTranslationOnOneWayOnly(t *testing.T) {
 // The only way from the detour's client to the middle leads through a program
 // at the relay's host.
 func TestTheDetourForwardsNothing(t *testing.T) {
-	needNamespaces(t)
+	labtest.NeedNamespaces(t)
 	network, err := labnet.NewTwoHop()
 	if err != nil {
 		t.Fatal(err)
@@ -278,7 +221,7 @@ func TestStreamsHaveToGoTheirWay(t *testing.T) {
 }
 
 func TestRunFailsAndCleansUp(t *testing.T) {
-	needNamespaces(t)
+	labtest.NeedNamespaces(t)
 	for name, change := range map[string]func(*Options){
 		"without a plain command":        func(o *Options) { o.Plain = nil },
 		"with a plain command that ends": func(o *Options) { o.Plain = []string{"/bin/true"} },
@@ -291,6 +234,8 @@ func TestRunFailsAndCleansUp(t *testing.T) {
 		"DNS, without a gateway":         func(o *Options) { o.Gateway, o.DNS = "/nonexistent", true },
 		"DNS, a gateway that ends":       func(o *Options) { o.Gateway, o.DNS = "/bin/true", true },
 		"relayed and DNS at once":        func(o *Options) { o.Relayed, o.DNS = true, true },
+		"telemetry, without a gateway":   func(o *Options) { o.Gateway, o.Telemetry = "/nonexistent", true },
+		"telemetry and DNS at once":      func(o *Options) { o.Telemetry, o.DNS = true, true },
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := options(t)
@@ -307,7 +252,7 @@ func TestRunFailsAndCleansUp(t *testing.T) {
 }
 
 func TestPlainRefusesABadConfiguration(t *testing.T) {
-	needNamespaces(t)
+	labtest.NeedNamespaces(t)
 	lab := labnet.New()
 	defer lab.Close()
 	ns, err := lab.AddNamespace("plain")

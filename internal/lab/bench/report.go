@@ -43,7 +43,8 @@ type Way struct {
 }
 
 // Report is what came of a run. The first way is the gateway, or what costs more
-// where it is compared with itself: through the relay, or by a DNS resource.
+// where it is compared with itself: through the relay, by a DNS resource, or with
+// telemetry.
 type Report struct {
 	Processors int     `json:"processors"`
 	Seconds    float64 `json:"seconds"` // asked for, of each direction of each round

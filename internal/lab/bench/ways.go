@@ -138,7 +138,7 @@ func (r *rig) startGateway(server *portal.Server) (*gateway.Gateway, error) {
 	}
 	daemon, err := gateway.Start(r.net.Middle.Namespace, gateway.Options{
 		Binary: r.options.Gateway, Portal: server.URL(), Token: "bench", ID: "bench-gateway", Name: "bench",
-		TUNDriver: r.options.TUNDriver, Log: log, Files: r.files,
+		TUNDriver: r.options.TUNDriver, Log: log, Files: r.files, Env: r.env,
 	})
 	if err != nil {
 		return nil, err

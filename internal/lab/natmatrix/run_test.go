@@ -2,17 +2,18 @@ package natmatrix
 
 import (
 	"context"
-	"os"
 	"testing"
 
 	labnet "firezone-gateway/internal/lab/net"
+
+	"firezone-gateway/internal/lab/labtest"
 )
 
 // A cell of each sort. The whole matrix is for the command, because it takes
 // minutes.
 func TestCellsAreAsTheorySays(t *testing.T) {
-	needNamespaces(t)
-	o := Options{Gateway: daemon, Jobs: 2, Size: DefaultSize, Cells: []Cell{
+	labtest.NeedNamespaces(t)
+	o := Options{Gateway: labtest.Daemon(), Jobs: 2, Size: DefaultSize, Cells: []Cell{
 		{labnet.FullCone, labnet.Symmetric, IPv4},
 		{labnet.Symmetric, labnet.Symmetric, IPv4},
 		{labnet.PortRestricted, labnet.Symmetric, IPv4},
@@ -32,7 +33,7 @@ func TestCellsAreAsTheorySays(t *testing.T) {
 }
 
 func TestACellThatCannotBeRunSaysWhy(t *testing.T) {
-	needNamespaces(t)
+	labtest.NeedNamespaces(t)
 	results := Run(t.Context(), Options{Gateway: "/nonexistent", Cells: Cells()[:1]}, func(Result) {})
 	if len(results) != 1 || results[0].OK || results[0].Error == "" {
 		t.Errorf("results are %+v", results)
@@ -46,17 +47,4 @@ func TestNothingIsBegunAfterTheEnd(t *testing.T) {
 	if len(results) > len(Cells())/2 {
 		t.Errorf("%d cells were begun", len(results))
 	}
-}
-
-// needNamespaces skips a test where namespaces are impossible, except in CI,
-// where that is a failure.
-func needNamespaces(t *testing.T) {
-	t.Helper()
-	if errIsolation == nil {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal(errIsolation)
-	}
-	t.Skip(errIsolation)
 }

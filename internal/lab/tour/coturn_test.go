@@ -24,6 +24,7 @@ import (
 	"github.com/pion/stun/v3"
 	"github.com/vishvananda/netlink"
 
+	"firezone-gateway/internal/lab/labtest"
 	labnet "firezone-gateway/internal/lab/net"
 	"firezone-gateway/internal/lab/portal"
 	"firezone-gateway/internal/lab/relay"
@@ -42,7 +43,7 @@ const (
 // sides meet, so that everything takes channels of the gateway's allocation there.
 func TestTourThroughCoturn(t *testing.T) {
 	t.Parallel()
-	needNamespaces(t)
+	labtest.NeedNamespaces(t)
 	program := needCoturn(t)
 	for _, six := range []bool{false, true} {
 		t.Run(map[bool]string{false: "IPv4", true: "IPv6"}[six], func(t *testing.T) {

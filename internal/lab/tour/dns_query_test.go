@@ -13,6 +13,7 @@ import (
 	"github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
 
+	"firezone-gateway/internal/lab/labtest"
 	"firezone-gateway/internal/lab/resource"
 )
 
@@ -345,7 +346,7 @@ func TestDNSThousandQueriesAtOnce(t *testing.T) {
 // resources and questions over IPv4.
 func TestDNSWithoutIPv6(t *testing.T) {
 	t.Parallel()
-	needNamespaces(t)
+	labtest.NeedNamespaces(t)
 	o := alone()
 	o.scene.prepare = func(w *World) error {
 		return w.net.Gateway.Host.SetSysctl("net/ipv6/conf/all/disable_ipv6", "1")

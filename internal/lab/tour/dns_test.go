@@ -11,6 +11,7 @@ import (
 
 	"firezone-gateway/internal/lab/client"
 	"firezone-gateway/internal/lab/gateway"
+	"firezone-gateway/internal/lab/labtest"
 	labnet "firezone-gateway/internal/lab/net"
 	"firezone-gateway/internal/lab/portal"
 	"firezone-gateway/internal/lab/resource"
@@ -45,7 +46,7 @@ func newSite(t *testing.T, o Options, servers ...netip.Addr) *site {
 // newSiteOf is newSite with another beginning than settle.
 func newSiteOf(t *testing.T, o Options, begin func(*testing.T, *World), servers ...netip.Addr) *site {
 	t.Helper()
-	needNamespaces(t)
+	labtest.NeedNamespaces(t)
 	s := &site{at: make(map[netip.Addr]*resource.Server), conf: filepath.Join(t.TempDir(), "resolv.conf")}
 	if len(servers) == 0 {
 		servers = []netip.Addr{nameServer4}
@@ -64,8 +65,12 @@ func newSiteOf(t *testing.T, o Options, begin func(*testing.T, *World), servers 
 		}
 		return nil
 	}
-	o.scene.daemon = func(_ *World, g *gateway.Options) {
+	daemon := o.scene.daemon
+	o.scene.daemon = func(w *World, g *gateway.Options) {
 		g.Files = append(g.Files, labnet.File{Source: s.conf, Target: "/etc/resolv.conf"})
+		if daemon != nil {
+			daemon(w, g)
+		}
 	}
 	t.Cleanup(func() {
 		if s.names == nil {

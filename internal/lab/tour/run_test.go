@@ -12,13 +12,14 @@ import (
 	"time"
 
 	"firezone-gateway/internal/lab/gateway"
+	"firezone-gateway/internal/lab/labtest"
 	labnet "firezone-gateway/internal/lab/net"
 )
 
 // idleWorld is a World whose daemon is a process that does nothing.
 func idleWorld(t *testing.T) *World {
 	t.Helper()
-	needNamespaces(t)
+	labtest.NeedNamespaces(t)
 	lab := labnet.New()
 	ns, err := lab.AddNamespace("gateway")
 	if err != nil {
