@@ -92,7 +92,7 @@ func TestBenchIsShapedByItsFlags(t *testing.T) {
 
 func TestBuildNeedsTheSourceTree(t *testing.T) {
 	t.Chdir(t.TempDir())
-	t.Setenv(builtVariable, "")
+	t.Setenv(theGateway.variable, "")
 	var out, err bytes.Buffer
 	if code := run(nil, strings.NewReader(""), &out, &err); code != exitFailed {
 		t.Errorf("exit code %d", code)
@@ -181,7 +181,7 @@ func TestPrepareTakesWhatWasBuilt(t *testing.T) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv(builtVariable, dir)
+	t.Setenv(theGateway.variable, dir)
 	t.Setenv("FIREZONE_LAB_ISOLATED", "1") // this test binary must not be run again
 	binary, cleanup, err := daemonFlags{}.prepare(&session{})
 	if want := filepath.Join(dir, "firezone-gateway"); err == nil && binary != want {

@@ -1,15 +1,6 @@
 package main
 
-import (
-	"errors"
-	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"time"
-
-	"firezone-gateway/internal/lab/traces"
-)
+import "firezone-gateway/internal/lab/traces"
 
 type traceCommand struct {
 	daemonFlags
@@ -48,7 +39,7 @@ Exit code 1 when something is missing in the traces.`
 
 // Run implements the command.
 func (c *traceCommand) Run(s *session) error {
-	collector, removeCollector, err := c.collector(s)
+	collector, removeCollector, err := theCollector.find(s, c.CollectorBin)
 	defer removeCollector()
 	if err != nil {
 		return err
@@ -74,42 +65,8 @@ func (c *traceCommand) Run(s *session) error {
 	return nil
 }
 
-// collectorVariable hands the directory with the Collector on, as builtVariable
-// does with the gateway.
-const collectorVariable = "FIREZONE_LAB_COLLECTOR"
-
-// collector returns the path of the Collector's executable. The function
-// returned removes what was built.
-func (c *traceCommand) collector(s *session) (string, func(), error) {
-	nothing := func() {}
-	if c.CollectorBin != "" {
-		binary, err := exec.LookPath(c.CollectorBin)
-		if err == nil {
-			binary, err = filepath.Abs(binary)
-		}
-		if err != nil {
-			return "", nothing, fmt.Errorf("--collector-bin: %w", err)
-		}
-		return binary, nothing, nil
-	}
-	if dir := os.Getenv(collectorVariable); dir != "" {
-		return filepath.Join(dir, "collector"), func() { os.RemoveAll(dir) }, nil
-	}
-	dir, err := os.MkdirTemp("", "firezone-lab-")
-	if err != nil {
-		return "", nothing, err
-	}
-	cleanup := func() { os.RemoveAll(dir) }
-	begin := time.Now()
-	s.progress.Begin("building the OpenTelemetry Collector (minutes the first time)")
-	binary, err := traces.Build(s.ctx, dir)
-	if err != nil {
-		s.progress.End("✗ building the OpenTelemetry Collector")
-		if errors.Is(err, traces.ErrNoSource) {
-			err = fmt.Errorf("%w: run this in the source tree, or name an executable with --collector-bin", err)
-		}
-		return "", cleanup, err
-	}
-	s.progress.End(fmt.Sprintf("✓ built the OpenTelemetry Collector (%.1f s)", time.Since(begin).Seconds()))
-	return binary, cleanup, os.Setenv(collectorVariable, dir)
+var theCollector = executable{
+	flag: "--collector-bin", what: "the OpenTelemetry Collector (minutes the first time)", name: "collector", variable: "FIREZONE_LAB_COLLECTOR",
+	build:    traces.Build,
+	noSource: traces.ErrNoSource,
 }
