@@ -149,20 +149,44 @@ func (a *allocation) release(p *Plane) {
 type allocations struct {
 	mu     sync.Mutex
 	parked map[portal.DualStackRelay]*allocation
+	barred map[portal.DualStackRelay]int
 }
 
-// park leaves a to the next actor, unless that could not use it.
+// park leaves a to the next actor, unless that could not use it, or must not.
 func (s *allocations) park(p *Plane, a *allocation) {
-	if !a.intact(p) || !a.adopted.IsZero() && time.Since(a.adopted) < adoptionTrial {
-		a.release(p)
-		return
-	}
+	usable := a.intact(p) && (a.adopted.IsZero() || time.Since(a.adopted) >= adoptionTrial)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.parked == nil {
-		s.parked = map[portal.DualStackRelay]*allocation{}
+	switch {
+	case s.barred[a.cfg] > 0:
+		s.unbar(a.cfg)
+		a.release(p)
+	case !usable:
+		a.release(p)
+	default:
+		if s.parked == nil {
+			s.parked = map[portal.DualStackRelay]*allocation{}
+		}
+		s.parked[a.cfg] = a
 	}
-	s.parked[a.cfg] = a
+}
+
+// bar keeps the actor of a relay that is told to stop from leaving its allocation:
+// a relay that the portal took away and names again begins anew.
+func (s *allocations) bar(cfg portal.DualStackRelay) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.barred == nil {
+		s.barred = map[portal.DualStackRelay]int{}
+	}
+	s.barred[cfg]++
+}
+
+// unbar takes one bar back; the caller holds the lock.
+func (s *allocations) unbar(cfg portal.DualStackRelay) {
+	if s.barred[cfg]--; s.barred[cfg] <= 0 {
+		delete(s.barred, cfg)
+	}
 }
 
 // adopt returns the allocation that was left for cfg, nil if there is none that

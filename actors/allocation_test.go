@@ -90,7 +90,24 @@ func realRelays(t *testing.T) (r *transportRig, cfg portal.DualStackRelay, relay
 	t.Helper()
 	server, secret := startRelay(t)
 	r = newTransportRig(t)
-	r.plane.players.relay = func(p *Plane, cfg portal.DualStackRelay) actorkit.Actor { return faulty{newRelay(p, cfg)} }
+	actors, second := 0, make(chan struct{})
+	r.plane.players.relay = func(p *Plane, cfg portal.DualStackRelay) actorkit.Actor {
+		a := newRelay(p, cfg)
+		actors++
+		n := actors
+		return faulty{actorkit.ActorFunc(func(ctx actorkit.Context) {
+			if _, ended := ctx.Message().(*actorkit.Stopped); ended && n == 1 {
+				select {
+				case <-second:
+				case <-time.After(time.Second): // there may be none
+				}
+			}
+			a.Receive(ctx)
+			if _, started := ctx.Message().(*actorkit.Started); started && n == 2 {
+				close(second)
+			}
+		})}
+	}
 	cfg = portal.DualStackRelay{ID: "relay-1", V4: server.Addrs()[0]}
 	cfg.Username, cfg.Password = startedCredentials(secret, r.plane)
 	r.update(nil, cfg)
@@ -120,11 +137,28 @@ func TestACrashOfTheTransportLeavesAllocationsAsTheyAre(t *testing.T) {
 	}
 }
 
+// The actor of the relay that was dropped ends at the worst moment: it has left its
+// allocation, and the transport has not heard of its end.
 func TestARelayThatIsDroppedLeavesNothing(t *testing.T) {
 	r, cfg, relayed := realRelays(t)
+	leg, _ := r.plane.sinks.legs.Load(relayed)
+	r.update([]string{cfg.ID})
+	r.update(nil, cfg)
+	var next netip.AddrPort
+	eventually(t, func() bool {
+		for _, offer := range r.plane.offers.load().Relays {
+			if len(offer.Relayed) > 0 {
+				next = offer.Relayed[0]
+			}
+		}
+		return next.IsValid()
+	}, "another allocation")
+	if now, _ := r.plane.sinks.legs.Load(next); now == leg {
+		t.Error("a relay that was dropped goes on with its allocation")
+	}
 	r.update([]string{cfg.ID})
 	eventually(t, func() bool {
-		_, ok := r.plane.sinks.legs.Load(relayed)
+		_, ok := r.plane.sinks.legs.Load(next)
 		return !ok && len(r.plane.allocations.left()) == 0
 	}, "that nothing is left")
 }

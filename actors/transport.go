@@ -214,6 +214,7 @@ func (a *transportActor) expect(offered messages.RelaysChanged) {
 
 func (a *transportActor) remove(ctx actorkit.Context, id string) {
 	if r := a.find(id); r != nil {
+		a.plane.allocations.bar(r.cfg)
 		ctx.Stop(r.pid)
 		a.relays = slices.DeleteFunc(a.relays, func(o *relayEntry) bool { return o == r })
 	}
