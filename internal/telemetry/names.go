@@ -141,6 +141,7 @@ var (
 	GoGoroutines  = upDown("go.goroutine.count", "{goroutine}", "Goroutines.")
 	GoMemory      = upDown("go.memory.used", "By", "Memory that the Go runtime holds, by AttrGoMemoryType.")
 	GoHeap        = upDown("go.memory.heap", "By", "Memory of objects on the heap, unreachable ones that were not swept yet included.")
+	GoHeapLive    = upDown("go.memory.live", "By", "Memory of objects that the last garbage collection found reachable: what grows when something leaks.")
 	GoAllocated   = counter("go.memory.allocated", "By", "Memory that was allocated on the heap.")
 	GoAllocations = counter("go.memory.allocations", "{allocation}", "Allocations on the heap.")
 	GoGCGoal      = upDown("go.memory.gc.goal", "By", "Size of the heap that ends the collector's present cycle.")

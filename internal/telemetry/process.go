@@ -17,6 +17,7 @@ const (
 	runtimeReleased    = "/memory/classes/heap/released:bytes"
 	runtimeStacks      = "/memory/classes/heap/stacks:bytes"
 	runtimeObjects     = "/memory/classes/heap/objects:bytes"
+	runtimeLive        = "/gc/heap/live:bytes"
 	runtimeAllocated   = "/gc/heap/allocs:bytes"
 	runtimeAllocations = "/gc/heap/allocs:objects"
 	runtimeGoal        = "/gc/heap/goal:bytes"
@@ -25,7 +26,7 @@ const (
 )
 
 var runtimeFigures = []string{
-	runtimeGoroutines, runtimeTotal, runtimeReleased, runtimeStacks, runtimeObjects,
+	runtimeGoroutines, runtimeTotal, runtimeReleased, runtimeStacks, runtimeObjects, runtimeLive,
 	runtimeAllocated, runtimeAllocations, runtimeGoal, runtimeCycles, runtimeProcessors,
 }
 
@@ -60,6 +61,7 @@ func ObserveProcess(o Observation, began time.Time) {
 	o.Count(GoMemory, figure[runtimeStacks], AttrGoMemoryType.String("stack"))
 	o.Count(GoMemory, figure[runtimeTotal]-figure[runtimeReleased]-figure[runtimeStacks], AttrGoMemoryType.String("other"))
 	o.Count(GoHeap, figure[runtimeObjects])
+	o.Count(GoHeapLive, figure[runtimeLive])
 	o.Count(GoAllocated, figure[runtimeAllocated])
 	o.Count(GoAllocations, figure[runtimeAllocations])
 	o.Count(GoGCGoal, figure[runtimeGoal])

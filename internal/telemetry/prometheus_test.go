@@ -158,7 +158,7 @@ func TestTheProcessIsMeasured(t *testing.T) {
 	}
 	for name, least := range map[string]float64{
 		"process_uptime_seconds": 3600, "process_cpu_time_seconds_total": 0.001, "process_unix_file_descriptor_count": 4,
-		"process_memory_usage_bytes": 32 << 20, "go_memory_heap_bytes": 32 << 20, "go_memory_used_bytes": 32 << 20,
+		"process_memory_usage_bytes": 32 << 20, "go_memory_heap_bytes": 32 << 20, "go_memory_live_bytes": 1, "go_memory_used_bytes": 32 << 20,
 		"go_memory_allocated_bytes_total": 32 << 20, "go_memory_allocations_total": 1000, "go_memory_gc_goal_bytes": 1 << 20,
 		"go_goroutine_count": 2, "go_processor_limit": 1,
 	} {

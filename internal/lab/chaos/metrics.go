@@ -94,7 +94,7 @@ const (
 	restartsMetric   = "actor_restarts_total"
 	kindLabel        = "actor_kind"
 	goroutinesMetric = "go_goroutine_count"
-	heapMetric       = "go_memory_heap_bytes"
+	heapMetric       = "go_memory_live_bytes"
 )
 
 // restartMetric returns the restarts of each kind, errNoMetrics where there are

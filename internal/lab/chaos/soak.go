@@ -28,8 +28,8 @@ type Soaked struct {
 type Sample struct {
 	At         float64 `json:"at_seconds"`
 	RSS        float64 `json:"rss_bytes"`
-	Heap       float64 `json:"heap_bytes"` // objects, garbage included; 0 without metrics
-	Goroutines float64 `json:"goroutines"` // 0 without metrics
+	Heap       float64 `json:"heap_live_bytes"` // that the last collection found reachable; 0 without metrics
+	Goroutines float64 `json:"goroutines"`      // 0 without metrics
 }
 
 // Trend is a straight line through samples.
@@ -118,7 +118,7 @@ func (w *world) sample(ctx context.Context, every time.Duration) (samples []Samp
 			continue // one that stands still is no sample
 		}
 		samples = append(samples, s)
-		w.options.Progress("  %4.0f s: %.1f MiB resident, %.1f MiB heap, %.0f goroutines", s.At, s.RSS/(1<<20), s.Heap/(1<<20), s.Goroutines)
+		w.options.Progress("  %4.0f s: %.1f MiB resident, %.1f MiB live heap, %.0f goroutines", s.At, s.RSS/(1<<20), s.Heap/(1<<20), s.Goroutines)
 	}
 }
 
@@ -191,7 +191,7 @@ func (t Trend) flat() bool { return t.Growth <= flatWithin*t.Mean+3*t.Noise }
 
 func (s Soaked) judge(r *Result) {
 	r.check(len(s.Samples) > 0, "there are no samples")
-	for name, t := range map[string]Trend{"resident memory": s.RSS, "heap": s.Heap, "goroutines": s.Goroutines} {
+	for name, t := range map[string]Trend{"resident memory": s.RSS, "live heap": s.Heap, "goroutines": s.Goroutines} {
 		r.check(t.flat(), "%s is not flat: grows by %.3g from a mean of %.3g, ± %.2g", name, t.Growth, t.Mean, t.Noise)
 	}
 }
@@ -203,7 +203,7 @@ func (s Soaked) String() string {
 	}
 	text := mib("resident", s.RSS)
 	if s.Goroutines.Mean > 0 {
-		text += "; " + mib("heap", s.Heap) + fmt.Sprintf("; goroutines %.0f → %.0f (max %.0f), %+.1f ± %.1f per hour",
+		text += "; " + mib("live heap", s.Heap) + fmt.Sprintf("; goroutines %.0f → %.0f (max %.0f), %+.1f ± %.1f per hour",
 			s.Goroutines.First, s.Goroutines.Last, s.Goroutines.Max, s.Goroutines.Slope, s.Goroutines.perHour(s.Goroutines.Noise))
 	}
 	return text + "; " + s.Damage.String()
