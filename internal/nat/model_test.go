@@ -167,6 +167,7 @@ type model struct {
 	mappings   []modelMapping
 	sessions   []*modelSession
 	remembered []modelOutside
+	noticed    map[modelOutside]int64 // remembered ones: the first sweep that found them so
 }
 
 type modelMapping struct {
@@ -255,7 +256,7 @@ func (m *model) assign(a Assignment) error {
 		return ErrTooManyProxies
 	}
 	if wipe {
-		m.sessions, m.remembered = nil, nil
+		m.sessions, m.remembered, m.noticed = nil, nil, nil
 	}
 	m.mappings = next
 	return nil
@@ -287,6 +288,7 @@ func (m *model) send(kind packet.Kind, port uint16, proxy netip.Addr, flags byte
 			}
 		}
 		m.remembered = slices.DeleteFunc(m.remembered, func(x modelOutside) bool { return x == o })
+		delete(m.noticed, o)
 		m.sessions = append(m.sessions, &modelSession{modelOutside: o, inside: port, proxy: proxy})
 		i = len(m.sessions) - 1
 	}
@@ -367,7 +369,18 @@ func (m *model) endWhere(f func(*modelSession) bool) int {
 }
 
 func (m *model) sweep() int {
-	return m.endWhere(func(s *modelSession) bool { return s.resetd || m.over(s) })
+	n := m.endWhere(func(s *modelSession) bool { return s.resetd || m.over(s) })
+	before := m.noticed
+	m.noticed = map[modelOutside]int64{}
+	m.remembered = slices.DeleteFunc(m.remembered, func(o modelOutside) bool {
+		at, known := before[o]
+		if !known {
+			at = m.now
+		}
+		m.noticed[o] = at
+		return m.now-at >= 600*second
+	})
+	return n
 }
 
 func (m *model) invalidate(id string, remove bool) int {

@@ -33,7 +33,7 @@ func (t *Table) Open(v *packet.View, now int64) Result {
 
 // Sweep ends the sessions whose time is up and those that were reset, and
 // returns their number. To be called about once a second (dataplane §3.6). It
-// looks at every session.
+// looks at every session, and forgets those that ended Memory ago.
 func (t *Table) Sweep(now int64) int {
 	n := 0
 	for s := range t.inside.all() {
@@ -42,6 +42,8 @@ func (t *Table) Sweep(now int64) int {
 			n++
 		}
 	}
+	t.remembered.note(now)
+	t.remembered.stale(now, int64(Memory), t.forget)
 	return n
 }
 
@@ -66,6 +68,8 @@ func (t *Table) end(s *session) {
 	t.markPort(s.outsideKey(), false)
 	t.stats.ended.Add(1)
 	if oldest := t.remembered.push(s, t.max.MaxRemembered); oldest != nil {
-		t.outside.delete(t.outsideHash(oldest.outsideKey()), oldest)
+		t.forget(oldest)
 	}
 }
+
+func (t *Table) forget(s *session) { t.outside.delete(t.outsideHash(s.outsideKey()), s) }

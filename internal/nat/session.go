@@ -21,6 +21,11 @@ const (
 	Finished    = 5 * time.Second             // since the last packet, after FIN both ways
 )
 
+// Memory is how long an ended session is remembered, counted from the sweep that
+// follows its end. Packets of the network for it that come later than that are
+// judged as if there had been none; TCP has given up by then, or nearly.
+const Memory = 10 * time.Minute
+
 // Session describes a session for those who look at it.
 type Session struct {
 	Kind          packet.Kind // KindTCP, KindUDP or KindEcho

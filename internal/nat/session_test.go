@@ -371,6 +371,33 @@ func TestOverdueSessionGivesItsPortAway(t *testing.T) {
 	}
 }
 
+func TestEndedSessionsAreForgottenAfterTheirTime(t *testing.T) {
+	r := pair(t, Config{})
+	r.sent(packet.KindUDP, 1, proxies4[0])
+	r.wait(Unconfirmed)
+	r.Sweep(r.now)
+	r.sent(packet.KindUDP, 2, proxies4[0])
+	r.wait(Unconfirmed)
+	r.Sweep(r.now)
+	for _, c := range []struct {
+		wait       time.Duration
+		one, other Result
+	}{
+		{Memory - Unconfirmed - 1, Ended, Ended},
+		{1, Untouched, Ended},
+		{Unconfirmed - 1, Untouched, Ended},
+		{1, Untouched, Untouched},
+	} {
+		r.wait(c.wait)
+		r.Sweep(r.now)
+		r.wantToClient(in(packet.KindUDP, real4, 1, 0), c.one)
+		r.wantToClient(in(packet.KindUDP, real4, 2, 0), c.other)
+	}
+	if s := r.Stats(); s.Remembered != 0 || len(r.remembered.marks) != 0 {
+		t.Errorf("stats are %+v, %d marks", s, len(r.remembered.marks))
+	}
+}
+
 // Defect 2: the memory of ended sessions is bounded, the oldest is forgotten.
 func TestMemoryOfEndedSessionsIsBounded(t *testing.T) {
 	const limit = 4

@@ -215,7 +215,7 @@ func (c *modelClient) fromNetwork(l *letter, now int64) (fate, *letter) {
 type modelNAT struct {
 	mappings    map[netip.Addr]*modelMapping
 	sessions    []*modelSession
-	ended       map[modelOutside]bool
+	ended       map[modelOutside]int64 // the sweep that noticed it, 0: none yet
 	waiting     []modelWaiting
 	maxSessions int
 	maxProxies  int
@@ -270,13 +270,21 @@ func (s *modelSession) over(now int64) bool {
 
 func (n *modelNAT) end(s *modelSession) {
 	n.sessions = slices.DeleteFunc(n.sessions, func(o *modelSession) bool { return o == s })
-	n.ended[s.outside] = true
+	n.ended[s.outside] = 0
 }
 
 func (n *modelNAT) sweep(now int64) {
 	for _, s := range slices.Clone(n.sessions) {
 		if s.reset || s.over(now) {
 			n.end(s)
+		}
+	}
+	for k, noticed := range n.ended {
+		switch {
+		case noticed == 0:
+			n.ended[k] = now
+		case now-noticed >= int64(10*time.Minute):
+			delete(n.ended, k)
 		}
 	}
 }
@@ -492,8 +500,9 @@ func (n *modelNAT) fromNetwork(c *modelClient, l *letter, now int64) (fate, *let
 		return passed, l
 	}
 	s := n.outsideOf(k)
+	_, ended := n.ended[k]
 	switch {
-	case s == nil && n.ended[k], s != nil && s.over(now):
+	case s == nil && ended, s != nil && s.over(now):
 		return refused, nil
 	case s == nil:
 		return passed, l

@@ -477,7 +477,7 @@ func (w *modelWorld) assign(p *person, id, domain string, proxies, reals []netip
 		nat64 := w.chance(50)
 		p.nat = NewNAT(nat.New(nat.Config{MaxSessions: 30, MaxProxies: 12, NAT64: nat64, Seed: w.r.Uint64()}))
 		p.model.nat = &modelNAT{
-			nat64: nat64, mappings: map[netip.Addr]*modelMapping{}, ended: map[modelOutside]bool{}, maxSessions: 30, maxProxies: 12,
+			nat64: nat64, mappings: map[netip.Addr]*modelMapping{}, ended: map[modelOutside]int64{}, maxSessions: 30, maxProxies: 12,
 		}
 		p.config.NAT = p.nat
 		if p.client != nil {
