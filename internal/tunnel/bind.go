@@ -34,6 +34,9 @@ func (b *clientBind) Send(bufs [][]byte, ep conn.Endpoint, offset int) error {
 		b.tunnel.reap(c)
 		return nil
 	}
+	if len(bufs) == 1 && len(bufs[0])-offset == device.MessageInitiationSize && bufs[0][offset] == device.MessageInitiationType && c.yields() {
+		return nil
+	}
 	if len(bufs) == 1 && len(bufs[0])-offset == device.MessageResponseSize && bufs[0][offset] == device.MessageResponseType {
 		c.counters.LastHandshake.Store(time.Now().UnixNano())
 		c.counters.Handshakes.Add(1)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"testing"
+	"time"
 
 	"github.com/tailscale/wireguard-go/conn"
 	"github.com/tailscale/wireguard-go/device"
@@ -93,5 +94,35 @@ func TestBindNotesAnsweredHandshakes(t *testing.T) {
 	path := &transport.Path{}
 	if err := bind.Send([][]byte{response}, path, headroom); err != nil || fake.to != conn.Endpoint(path) {
 		t.Errorf("%v; sent to %v", err, fake.to)
+	}
+}
+
+// Two handshakes that cross can leave both sides with different keys.
+func TestBindLetsTheClientBeginTheHandshakeOnANewPath(t *testing.T) {
+	tun, fake := plainTunnel(), &fakeBind{}
+	bind := &clientBind{Bind: fake, tunnel: tun}
+	c := connect(t, tun, configOf(1, newHeardBy()))
+	send := func(typ byte, size int) int {
+		t.Helper()
+		before := fake.sent
+		if err := bind.Send([][]byte{message(typ, size, 0)}, c.endpoint, headroom); err != nil {
+			t.Fatal(err)
+		}
+		return fake.sent - before
+	}
+	initiation := func() int { return send(device.MessageInitiationType, device.MessageInitiationSize) }
+	if initiation() != 1 {
+		t.Error("no initiation on a path that stays")
+	}
+	c.moved.Store(time.Now().UnixNano())
+	if initiation() != 0 {
+		t.Error("an initiation right after a nomination")
+	}
+	if send(device.MessageResponseType, device.MessageResponseSize) != 1 || send(device.MessageTransportType, device.MessageInitiationSize) != 1 {
+		t.Error("something else waits, too")
+	}
+	c.moved.Store(time.Now().Add(-yieldFor).UnixNano())
+	if initiation() != 1 {
+		t.Error("no initiation a second after a nomination")
 	}
 }

@@ -81,6 +81,7 @@ type Client struct {
 	counters ClientCounters
 	cfg      ClientConfig
 
+	moved     atomic.Int64 // Unix nanoseconds of the last Move to another path
 	flow      uint32
 	endpoint  *clientEndpoint
 	callbacks atomic.Pointer[Callbacks]
@@ -130,7 +131,19 @@ func (c *Client) Path() *transport.Path { return c.endpoint.Path() }
 
 // Move leads what goes to the client to p, until authenticated traffic comes from
 // elsewhere. It does nothing before the first.
-func (c *Client) Move(p *transport.Path) { c.endpoint.Move(p) }
+func (c *Client) Move(p *transport.Path) {
+	before := c.Path()
+	c.endpoint.Move(p)
+	if before != nil && !p.Same(before) {
+		c.moved.Store(time.Now().UnixNano())
+	}
+}
+
+// yields reports whether a handshake of ours would cross one that the client begins
+// on the pair it has just nominated. The engine handles the messages of both on
+// several goroutines, which can leave the two sides with different keys; it repeats
+// its own initiation five seconds later, if there was no other.
+func (c *Client) yields() bool { return time.Now().UnixNano()-c.moved.Load() < int64(yieldFor) }
 
 // Counters returns the client's live traffic counters.
 func (c *Client) Counters() *ClientCounters { return &c.counters }
@@ -190,6 +203,9 @@ func (c *Client) addresses() []netip.Addr {
 	}
 	return out
 }
+
+// yieldFor is long for a nomination and the handshake that follows it.
+const yieldFor = time.Second
 
 // answersPerSecond bounds the ICMP answers made for one client (dataplane §11,
 // defect 14).
