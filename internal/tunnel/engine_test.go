@@ -324,6 +324,25 @@ func TestPathFollowsARoamingClient(t *testing.T) {
 	}
 }
 
+// Roaming says nothing about a handshake of the client's to come; a nomination of
+// another path does.
+func TestOnlyAMoveToAnotherPathMakesTheEngineYield(t *testing.T) {
+	r := newRig(t)
+	m := r.join(t, 1, usualGrants()...)
+	r.exchange(t, m, 1)
+	if m.client.yields() {
+		t.Error("after authenticated traffic")
+	}
+	at := m.client.Path()
+	if m.client.Move(at); m.client.yields() {
+		t.Error("after a nomination of the path in use")
+	}
+	elsewhere := r.sockets.Path(at.Local().Addr(), netip.AddrPortFrom(at.Remote().Addr(), at.Remote().Port()^1))
+	if m.client.Move(elsewhere); !m.client.yields() {
+		t.Error("not after a nomination of another path")
+	}
+}
+
 func TestDeviceIsReplacedUnderTraffic(t *testing.T) {
 	r := newRig(t)
 	m := r.join(t, 1, usualGrants()...)
