@@ -219,6 +219,7 @@ func TestEveryMetricIsFedAndNamesNobody(t *testing.T) {
 func TestMetricsOfAClient(t *testing.T) {
 	r := newRunningTree(t, labportal.Config{})
 	g := newGauge(t, r.tree)
+	eventually(t, func() bool { return g.read().of(telemetry.RelayedAddress, "") == 1 }, "a relay is allocated") // the tree is ready without
 	g.want([]want{
 		{telemetry.PortalUp, "", 1},
 		{telemetry.PortalJoins, "", 1},
