@@ -9,11 +9,8 @@ import (
 	"testing"
 )
 
-// Limits of the length of a Go file in lines.
-const (
-	maxLines     = 600
-	maxTestLines = 900
-)
+// maxLines is how long a Go file may be.
+const maxLines = 600
 
 // unfinished matches marks of unfinished work. It is put together so that it
 // does not match its own source.
@@ -57,8 +54,7 @@ func TestTooLongCountsLines(t *testing.T) {
 	}{
 		{"a file of 600 lines", "a.go", 600, ""},
 		{"a file of 601 lines", "a.go", 601, "601 lines"},
-		{"a test of 900 lines", "a_test.go", 900, ""},
-		{"a test of 901 lines", "a_test.go", 901, "901 lines"},
+		{"a test of 601 lines", "a_test.go", 601, "601 lines"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			expect(t, tooLong(tc.file, bytes.Repeat([]byte("\n"), tc.lines)), tc.want)
@@ -115,12 +111,8 @@ func TestMatchesSeesMarksAndPaths(t *testing.T) {
 }
 
 func tooLong(name string, text []byte) []string {
-	limit := maxLines
-	if strings.HasSuffix(name, "_test.go") {
-		limit = maxTestLines
-	}
-	if n := bytes.Count(text, []byte("\n")); n > limit {
-		return []string{fmt.Sprintf("%s has %d lines, split it by concept (at most %d)", name, n, limit)}
+	if n := bytes.Count(text, []byte("\n")); n > maxLines {
+		return []string{fmt.Sprintf("%s has %d lines, split it by concept (at most %d)", name, n, maxLines)}
 	}
 	return nil
 }
