@@ -210,7 +210,9 @@ func (r *receiver) fetch(sock *socket, slab []byte) error {
 		m.SetControllen(controlSpace)
 		m.Flags = 0
 	}
-	if err := sock.raw.Read(r.read); err != nil {
+	err := sock.raw.Read(r.read)
+	clear(r.iovs[:r.want]) // they would hold slabs that the engine's pool has replaced
+	if err != nil {
 		return err
 	}
 	if r.errno != 0 {

@@ -121,8 +121,9 @@ func (d *engineDevice) claim(dst netip.Addr) *Client {
 }
 
 // WriteTo implements the engine's MultiQueueDevice: one batch of one client on
-// its way to the TUN device.
+// its way to the TUN device. It empties bufs: see letGo.
 func (d *engineDevice) WriteTo(flow int, bufs [][]byte, offset int) (int, error) {
+	defer letGo(bufs)
 	t := d.tunnel
 	c, ok := t.byFlow.get(uint32(flow))
 	if !ok {

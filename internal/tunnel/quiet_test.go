@@ -7,9 +7,11 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/tailscale/wireguard-go/conn"
 	"github.com/tailscale/wireguard-go/device"
@@ -39,6 +41,9 @@ type plug struct {
 	*cable
 	in     chan []byte
 	closed chan struct{}
+
+	train atomic.Int32         // how many messages the engine gets at a time, 0: one
+	slabs []weak.Pointer[byte] // which the engine received into
 }
 
 func newPlug(c *cable) *plug { return &plug{cable: c, in: make(chan []byte, 1024)} }
@@ -46,14 +51,18 @@ func newPlug(c *cable) *plug { return &plug{cable: c, in: make(chan []byte, 1024
 func (p *plug) Open(uint16) ([]conn.ReceiveFunc, uint16, error) {
 	closed := make(chan struct{})
 	p.closed = closed
-	return []conn.ReceiveFunc{func(slab []byte, packets []conn.ReceivedPacket) (int, error) {
-		select {
-		case b := <-p.in:
-			packets[0] = conn.ReceivedPacket{Size: copy(slab, b), Endpoint: p.path}
-			return 1, nil
-		case <-closed:
-			return 0, net.ErrClosed
+	return []conn.ReceiveFunc{func(slab []byte, packets []conn.ReceivedPacket) (n int, err error) {
+		for at := 0; n == 0 || n < int(p.train.Load()); n++ {
+			select {
+			case b := <-p.in:
+				packets[n] = conn.ReceivedPacket{Offset: at, Size: copy(slab[at:], b), Endpoint: p.path}
+				at += len(b)
+			case <-closed:
+				return 0, net.ErrClosed
+			}
 		}
+		p.slabs = append(p.slabs, weak.Make(&slab[0]))
+		return n, nil
 	}}, 1, nil
 }
 
