@@ -24,11 +24,7 @@ func newInbox() *inbox { return &inbox{m: map[string]*box{}} }
 func (i *inbox) push(id string, msg any) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	b := i.m[id]
-	if b == nil {
-		b = &box{}
-		i.m[id] = b
-	}
+	b := i.box(id)
 	b.queued = append(b.queued, msg)
 }
 
@@ -47,11 +43,7 @@ func (i *inbox) begin(id string) {
 func (i *inbox) hold(id string, msg any) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	b := i.m[id]
-	if b == nil {
-		b = &box{}
-		i.m[id] = b
-	}
+	b := i.box(id)
 	b.held = append(b.held, msg)
 }
 
@@ -105,6 +97,16 @@ func (i *inbox) ids() []string {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return slices.Sorted(maps.Keys(i.m))
+}
+
+// box returns that of a client. The caller holds mu.
+func (i *inbox) box(id string) *box {
+	b := i.m[id]
+	if b == nil {
+		b = &box{}
+		i.m[id] = b
+	}
+	return b
 }
 
 // tidy lets go of an empty box. The caller holds mu.
