@@ -1,6 +1,8 @@
 package tour
 
 import (
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -8,6 +10,8 @@ import (
 	mdns "github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	labnet "firezone-gateway/internal/lab/net"
 )
 
 const (
@@ -113,6 +117,8 @@ func TestTourOutlivesTheLossOfItsDevice(t *testing.T) {
 		received := feed.received()
 		if err := await(within(t, undoneStall), "the download", func() bool { return feed.received() > received }); err != nil {
 			t.Errorf("without %s: %v", loss.name, err)
+			logConnections(t, "resource", s.net.Resource)
+			logConnections(t, "client", s.net.Clients[0].Host)
 		}
 	}
 	feed.unharmed(t, undoneStall)
@@ -177,4 +183,23 @@ func missingOnHost() string {
 		return "firewall"
 	}
 	return ""
+}
+
+// logConnections logs the host's TCP connections with their timers, as the kernel
+// lists them: whether a flow that stands still has ended at one side, or waits.
+func logConnections(t *testing.T, name string, host labnet.Host) {
+	t.Helper()
+	const established = " 01 "
+	err := host.Do(func() error {
+		list, err := os.ReadFile("/proc/thread-self/net/tcp")
+		for line := range strings.Lines(string(list)) {
+			if strings.Contains(line, established) {
+				t.Logf("%s: %s", name, strings.TrimSpace(line))
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Log(err)
+	}
 }
